@@ -1,0 +1,11 @@
+"""Models: white-box causal and masked ones, black-box endpoints, and how they score and decode."""
+
+from trueup.models.decoding_state import DecodingState as DecodingState
+from trueup.models.encoding import Completion as Completion
+from trueup.models.encoding import Prompt as Prompt
+from trueup.models.language_model import LanguageModel as LanguageModel
+from trueup.models.language_model import Scores as Scores
+from trueup.models.loading import load as load
+from trueup.models.sampling import Sample as Sample
+from trueup.models.shared_prefix import Group as Group
+from trueup.models.work import Work as Work
