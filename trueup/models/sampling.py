@@ -74,8 +74,9 @@ def sample_prompts(
         batch = jobs[begin : begin + per_batch]
         uniforms = np.concatenate([_uniforms(prompt, turn, settings) for _, prompt, turn in batch])
         state = start([prompt for _, prompt, _ in batch])
+        first = state.logprobs.repeat_interleave(settings.n, dim=0)  # one head row per prompt
         state.select(torch.arange(len(batch)).repeat_interleave(settings.n))
-        samples = _run(state, uniforms, tokenizer, settings)
+        samples = _run(state, first, uniforms, tokenizer, settings)
         for number, (index, _, _) in enumerate(batch):
             results[index] = samples[number * settings.n : (number + 1) * settings.n]
     return results
@@ -96,7 +97,11 @@ def _uniforms(prompt: Sequence[int], turn: int, settings: Sampling) -> np.ndarra
 
 
 def _run(
-    state: DecodingState, uniforms: np.ndarray, tokenizer: Any, settings: Sampling
+    state: DecodingState,
+    logprobs: Tensor,
+    uniforms: np.ndarray,
+    tokenizer: Any,
+    settings: Sampling,
 ) -> list[Sample]:
     """Take tokens until every row has ended; rows that ended leave the batch."""
     count = state.rows
@@ -108,7 +113,6 @@ def _run(
     alive = list(range(count))  # which sample each row of the state belongs to
     open_rows = set(alive)
     for step in range(settings.max_new_tokens):
-        logprobs = state.logprobs
         chosen = _draw(logprobs, draws[alive, step], settings)
         picked = logprobs.gather(1, chosen[:, None])[:, 0].tolist()
         for row, (token, logp) in enumerate(zip(chosen.tolist(), picked, strict=True)):
@@ -129,6 +133,7 @@ def _run(
             alive = [alive[row] for row in kept]
             chosen = chosen[kept]
         state.advance(chosen)
+        logprobs = state.logprobs
     return [
         Sample(_text(tokens[row], tokenizer, settings.stop), tokens[row], logps[row], reasons[row])
         for row in range(count)

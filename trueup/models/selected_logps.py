@@ -22,7 +22,7 @@ def selected_logps(hidden: Tensor, weight: Tensor, rows: Tensor, targets: Tensor
 
 
 class _SelectedLogps(torch.autograd.Function):
-    """Saves one [S, V] buffer; the backward pass overwrites it, so it runs once."""
+    """Saves one [S, V] buffer, which the backward pass turns into the gradient in place."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
@@ -39,10 +39,9 @@ class _SelectedLogps(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         hidden, weight, rows, targets, normalizers = ctx.saved_tensors
-        slope = ctx.logits
-        ctx.logits = None
-        if slope is None:
-            raise RuntimeError("selected_logps keeps its logits for one backward pass only")
+        slope, ctx.logits = ctx.logits, None
+        if slope is None:  # a second backward pass over a retained graph
+            slope = torch.nn.functional.linear(hidden, weight).to(normalizers.dtype)
         per_row = torch.zeros_like(normalizers).index_add_(0, rows, gradient)
         slope.sub_(normalizers[:, None]).exp_().mul_(-per_row[:, None])
         slope.index_put_((rows, targets), gradient, accumulate=True)

@@ -1,0 +1,252 @@
+"""A masked language model with its tokenizer: log-probabilities of tokens at masked positions."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trueup.errors import UserError, check_choice
+from trueup.models import architecture
+from trueup.models.fingerprint import Fingerprint
+from trueup.models.loading import DTYPES, pick_device, read_tokenizer, read_weights
+from trueup.models.shared_prefix import buckets
+from trueup.models.work import Work
+
+TOKEN_BUDGET = {"cpu": 4096}  # tokens in one forward pass; a GPU takes more
+GPU_TOKEN_BUDGET = 32768
+
+# The modules that make logits of the trunk's states, by architecture: BERT, RoBERTa, ALBERT,
+# ELECTRA, ModernBERT, DistilBERT. A chain is used only where a trial gives the model's own logits.
+_HEADS = (
+    ("cls",),
+    ("lm_head",),
+    ("predictions",),
+    ("generator_predictions", "generator_lm_head"),
+    ("head", "decoder"),
+    ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
+)
+
+MaskedRow = tuple[Sequence[int], Sequence[int], Sequence[int]]
+Head = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One text as the model reads it.
+
+    Fields: ids, with the tokenizer's special tokens around; words, the positions in ids that are
+            the text's own tokens; spans, for each of these the characters that it covers.
+    """
+
+    ids: list[int]
+    words: list[int]
+    spans: list[tuple[int, int]]
+
+
+def load_masked(
+    path_or_id: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> "MaskedLanguageModel":
+    """Load a masked language model and its tokenizer; fields and errors as in `load`."""
+    check_choice(DTYPES, dtype=dtype)
+    options = {"trust_remote_code": trust_remote_code, "revision": revision}
+    model = read_weights(transformers.AutoModelForMaskedLM, path_or_id, dtype=dtype, **options)
+    tokenizer = read_tokenizer(path_or_id, **options)
+    return MaskedLanguageModel(model.to(pick_device(device)), tokenizer, name=str(path_or_id))
+
+
+class MaskedLanguageModel:
+    """A white-box masked language model; made by `load_masked`.
+
+    Fields: model, the transformers module; tokenizer; name, as it was loaded; work, what was
+            computed so far; mask_id, the token that hides a position.
+    Raises: UserError where the tokenizer has no mask token, or is not a fast one.
+    """
+
+    is_masked = True
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str) -> None:
+        if tokenizer.mask_token_id is None:
+            raise UserError(f"{name}: the tokenizer has no mask token; give a masked model's")
+        if not tokenizer.is_fast:
+            raise UserError(f"{name}: the tokenizer is not a fast one; save it with tokenizers")
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.work = Work()
+        self.mask_id = int(tokenizer.mask_token_id)
+        self._fingerprint = Fingerprint(model, tokenizer)
+        self._head: Head | None = None
+        self._was_tried = False
+
+    def __repr__(self) -> str:
+        kind = type(self.model).__name__
+        return f"MaskedLanguageModel({self.name!r}, {kind}, {self.device.type})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that one sequence may have, special ones included."""
+        return architecture.context_length(self.model, self.tokenizer)
+
+    @property
+    def pad_id(self) -> int:
+        """The token id of positions that hold none."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens that go through the model at once."""
+        return TOKEN_BUDGET.get(self.device.type, GPU_TOKEN_BUDGET)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of weights, configuration and tokenizer."""
+        return self._fingerprint.value()
+
+    def sentences(self, texts: Sequence[str]) -> list[Sentence]:
+        """The texts as token ids, and which of these are their own.
+
+        Raises: UserError where a text has no token or more than the model reads.
+        """
+        if not texts:
+            return []
+        encoded = self.tokenizer(
+            list(texts),
+            return_attention_mask=False,
+            return_special_tokens_mask=True,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        columns = ("input_ids", "special_tokens_mask", "offset_mapping")
+        result = []
+        for text, ids, specials, offsets in zip(
+            texts, *(encoded[column] for column in columns), strict=True
+        ):
+            words = [place for place, is_special in enumerate(specials) if not is_special]
+            if not words:
+                raise UserError(f"a text to score has no tokens, got {text!r}")
+            if len(ids) > self.max_length:
+                raise UserError(
+                    f"the text {text[:30]!r}... has {len(ids)} tokens, but the model reads "
+                    f"{self.max_length}; shorten it"
+                )
+            result.append(Sentence(list(ids), words, [tuple(offsets[place]) for place in words]))
+        return result
+
+    @torch.no_grad()
+    def masked_logps(self, rows: Sequence[MaskedRow]) -> list[NDArray[np.float64]]:
+        """Log-probabilities of targets at positions, a forward row each.
+
+        Shapes: rows [N] of (ids with the masks already in place, positions [P], targets [P]); the
+                same position may be named twice with other targets -> N arrays [P] in nats.
+        Work:   every token of a row once; the head on the distinct positions only, where the
+                architecture lets it stand apart from the trunk, else on all tokens.
+        """
+        self.model.eval()
+        results: list[NDArray[np.float64]] = [np.empty(0)] * len(rows)
+        lengths = [len(ids) for ids, _, _ in rows]
+        for bucket in buckets(lengths, token_budget=self.token_budget):
+            picked = self._bucket_logps([rows[index] for index in bucket])
+            ends = np.cumsum([len(rows[index][1]) for index in bucket])
+            for index, part in zip(bucket, np.split(picked, ends[:-1]), strict=True):
+                results[index] = part
+        return results
+
+    def unmasked(
+        self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> list[NDArray[np.float64]]:
+        """Log-probabilities of the tokens that stand at the positions, nothing masked."""
+        return self.masked_logps(
+            [(ids, places, [ids[place] for place in places]) for ids, places in rows]
+        )
+
+    def _bucket_logps(self, rows: Sequence[MaskedRow]) -> NDArray[np.float64]:
+        """One forward pass: the rows' log-probabilities one after the other."""
+        width = max(len(ids) for ids, _, _ in rows)
+        input_ids = torch.full((len(rows), width), self.pad_id)
+        attention = torch.zeros_like(input_ids)
+        heads: dict[tuple[int, int], int] = {}  # (row, position) -> line through the head
+        source: list[int] = []
+        target: list[int] = []
+        for number, (ids, places, targets) in enumerate(rows):
+            input_ids[number, : len(ids)] = torch.tensor(list(ids))
+            attention[number, : len(ids)] = 1
+            source += [heads.setdefault((number, place), len(heads)) for place in places]
+            target += targets
+        real = int(attention.sum())
+        logits = self._logits(input_ids, attention, torch.tensor(list(heads)).reshape(-1, 2))
+        head_rows = len(heads) if self._head is not None else real
+        self.work.add(
+            trunk_tokens=real, head_rows=head_rows, padding_tokens=input_ids.numel() - real
+        )
+        logps = torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), -1)
+        picked: NDArray[np.float64] = logps[source, target].double().cpu().numpy()
+        return picked
+
+    def _logits(self, input_ids: Tensor, attention: Tensor, places: Tensor) -> Tensor:
+        """Logits [S, V] at the places [S, 2]."""
+        head = self._find_head()
+        line, column = places.to(self.device).unbind(1)
+        inputs = {
+            "input_ids": input_ids.to(self.device),
+            "attention_mask": attention.to(self.device),
+        }
+        if head is None:
+            full: Tensor = self.model(**inputs).logits[line, column]
+            return full
+        states = architecture.trunk_of(self.model)(**inputs).last_hidden_state
+        return head(states[line, column])
+
+    def _find_head(self) -> Head | None:
+        """The head apart from the trunk, where a trial gives the model's own logits; tried once."""
+        if not self._was_tried:
+            chains = [_chain(self.model, names) for names in _HEADS]
+            trials = (head for head in chains if head is not None and self._gives_logits(head))
+            self._head = next(trials, None)
+            self._was_tried = True
+        return self._head
+
+    def _gives_logits(self, head: Head) -> bool:
+        """Whether trunk and head in turn give what the whole model gives, on a small example."""
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(len(self.tokenizer), (2, 6), generator=generator).to(self.device)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        expected = self.model(**inputs).logits
+        try:
+            states = architecture.trunk_of(self.model)(**inputs).last_hidden_state
+            result = head(states[:, 1:3].reshape(4, -1)).reshape(2, 2, -1)
+        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
+            return False
+        wanted = expected[:, 1:3]
+        is_same_shape = result.shape == wanted.shape
+        return is_same_shape and bool(torch.allclose(result, wanted, rtol=1e-3, atol=1e-4))
+
+
+def _chain(model: Any, names: Sequence[str]) -> Head | None:
+    """The named modules of the model one after the other; None where one is not there."""
+    if not all(hasattr(model, name) for name in names):
+        return None
+    modules = [getattr(model, name) for name in names]
+
+    def head(states: Tensor) -> Tensor:
+        for module in modules:
+            states = module(states)
+        return states
+
+    return head
