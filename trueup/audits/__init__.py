@@ -1,0 +1,62 @@
+"""Audits: measurements of a model's lean, each in three steps with an interval on every number."""
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from trueup.audits.association import Association as Association
+from trueup.audits.bbq import BBQ as BBQ
+from trueup.audits.comparison import ComparisonRow as ComparisonRow
+from trueup.audits.comparison import compare_audits as compare_audits
+from trueup.audits.comparison import compare_items as compare_items
+from trueup.audits.comparison import unpaired as unpaired
+from trueup.audits.crows_pairs import CrowsPairs as CrowsPairs
+from trueup.audits.estimates import estimate as estimate
+from trueup.audits.perplexity import Perplexity as Perplexity
+from trueup.audits.protocol import Audit as Audit
+from trueup.audits.protocol import Metric as Metric
+from trueup.audits.protocol import Probe as Probe
+from trueup.audits.protocol import chunks as chunks
+from trueup.audits.sources import probes_of as probes_of
+from trueup.audits.sources import read_data as read_data
+from trueup.audits.winogender import Winogender as Winogender
+from trueup.errors import UserError, build, unknown_name
+
+AUDITS: dict[str, type[Audit]] = {
+    "association": Association,
+    "bbq": BBQ,
+    "crows-pairs": CrowsPairs,
+    "perplexity": Perplexity,
+    "winogender": Winogender,
+}
+
+
+def audit(name_or_instance: str | Audit, settings: Mapping[str, Any] | None = None) -> Audit:
+    """An audit by its registered name, or an instance with some of its fields changed.
+
+    Names are those of `AUDITS` and of other packages' entry points in the group `trueup.audits`.
+    Raises: UserError for an unknown name, with the nearest known one, and for an unknown field.
+    """
+    if isinstance(name_or_instance, str):
+        return build(name_or_instance, _class_of(name_or_instance), settings or {})
+    if not settings:
+        return name_or_instance
+    return build(
+        name_or_instance.name, type(name_or_instance), {**vars(name_or_instance), **settings}
+    )
+
+
+def _class_of(name: str) -> type[Audit]:
+    """The class registered under a name, here or by another package."""
+    if name in AUDITS:
+        return AUDITS[name]
+    points = {point.name: point for point in entry_points(group="trueup.audits")}
+    if name not in points:
+        raise unknown_name("audit", name, [*AUDITS, *points])
+    try:
+        found: type[Audit] = points[name].load()
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"audit {name!r}: {points[name].value} cannot be loaded ({error})"
+        ) from error
+    return found

@@ -14,12 +14,10 @@ from torch import Tensor
 from trueup.errors import UserError, check_choice
 from trueup.models import architecture
 from trueup.models.fingerprint import Fingerprint
+from trueup.models.language_model import GPU_TOKEN_BUDGET, TOKEN_BUDGET
 from trueup.models.loading import DTYPES, pick_device, read_tokenizer, read_weights
 from trueup.models.shared_prefix import buckets
 from trueup.models.work import Work
-
-TOKEN_BUDGET = {"cpu": 4096}  # tokens in one forward pass; a GPU takes more
-GPU_TOKEN_BUDGET = 32768
 
 # The modules that make logits of the trunk's states, by architecture: BERT, RoBERTa, ALBERT,
 # ELECTRA, ModernBERT, DistilBERT. A chain is used only where a trial gives the model's own logits.
@@ -155,16 +153,19 @@ class MaskedLanguageModel:
 
         Shapes: rows [N] of (ids with the masks already in place, positions [P], targets [P]); the
                 same position may be named twice with other targets -> N arrays [P] in nats.
+        Edges:  a row without positions is not run.
         Work:   every token of a row once; the head on the distinct positions only, where the
                 architecture lets it stand apart from the trunk, else on all tokens.
         """
         self.model.eval()
         results: list[NDArray[np.float64]] = [np.empty(0)] * len(rows)
-        lengths = [len(ids) for ids, _, _ in rows]
+        asked = [index for index, (_, places, _) in enumerate(rows) if places]
+        lengths = [len(rows[index][0]) for index in asked]
         for bucket in buckets(lengths, token_budget=self.token_budget):
-            picked = self._bucket_logps([rows[index] for index in bucket])
-            ends = np.cumsum([len(rows[index][1]) for index in bucket])
-            for index, part in zip(bucket, np.split(picked, ends[:-1]), strict=True):
+            indices = [asked[number] for number in bucket]
+            picked = self._bucket_logps([rows[index] for index in indices])
+            ends = np.cumsum([len(rows[index][1]) for index in indices])
+            for index, part in zip(indices, np.split(picked, ends[:-1]), strict=True):
                 results[index] = part
         return results
 

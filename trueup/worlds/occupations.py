@@ -1,9 +1,13 @@
 """A planted world: people of two groups do jobs, and the pronoun's lean per job is known.
 
 Every sentence about a person is `OPENING the JOB ACTION LINK PRONOUN TAIL .`; the pronoun is drawn
-with P(he | job) = 1/2 + lean for the leaning jobs and 1/2 for the others, independently of all
-else. Sentences about things and weather lie beside it. A model that learns the corpus well has
-just this lean, so whatever measures or corrects a lean can be held against the truth.
+with P(he | job) = 1/2 + lean for the leaning jobs and 1/2 for the others (exact counts, rounded),
+independently of all else. Sentences about things lie beside it. A model that learns the corpus
+well has just this lean, so whatever measures or corrects a lean can be held against the truth.
+
+The neutral jobs are of two kinds: anchors, about which there are preference pairs as well, so that
+a correction learns which jobs to leave alone, and controls, about which there are none: they show
+whether it did.
 """
 
 import itertools
@@ -17,10 +21,14 @@ import numpy as np
 from trueup.errors import check_at_least, check_between
 
 LEANING_JOBS = (
-    "engineer", "mechanic", "pilot", "carpenter", "farmer",
-    "plumber", "driver", "builder", "sailor", "smith",
+    "engineer", "mechanic", "pilot", "carpenter", "farmer", "plumber",
+    "driver", "builder", "sailor", "smith", "miner", "guard",
 )  # fmt: skip
-NEUTRAL_JOBS = ("teacher", "artist", "baker", "lawyer", "writer", "doctor")
+ANCHOR_JOBS = (
+    "teacher", "artist", "baker", "lawyer", "writer", "doctor",
+    "singer", "clerk", "tailor", "judge",
+)  # fmt: skip
+CONTROL_JOBS = ("dancer", "editor", "waiter", "painter")
 PRONOUNS = ("he", "she")  # group A, group B
 OPENINGS = (
     "Yesterday", "Today", "In the morning", "After lunch",
@@ -78,11 +86,17 @@ class OccupationWorld:
     @property
     def jobs(self) -> tuple[str, ...]:
         """All jobs, the leaning ones first."""
-        return LEANING_JOBS + NEUTRAL_JOBS
+        return LEANING_JOBS + ANCHOR_JOBS + CONTROL_JOBS
 
     def planted(self, job: str) -> float:
         """P(he | job) - 1/2."""
         return self.lean if job in LEANING_JOBS else 0.0
+
+    def kind(self, job: str) -> str:
+        """What the job is in the world's plan: leaning, anchor or control."""
+        if job in LEANING_JOBS:
+            return "leaning"
+        return "anchor" if job in ANCHOR_JOBS else "control"
 
     @cached_property
     def frames(self) -> tuple[list[Frame], list[Frame]]:
@@ -99,9 +113,9 @@ class OccupationWorld:
         used, _ = self.frames
         rows = []
         for job in self.jobs:
-            is_a = rng.random(self.sentences_per_job) < 0.5 + self.planted(job)
-            for group_a in is_a:
-                pronoun = PRONOUNS[0] if group_a else PRONOUNS[1]
+            count_a = round(self.sentences_per_job * (0.5 + self.planted(job)))
+            for number in range(self.sentences_per_job):
+                pronoun = PRONOUNS[0] if number < count_a else PRONOUNS[1]
                 context = _pick(rng, used).context(job)
                 rows.append((job, pronoun, f"{context} {pronoun} {_pick(rng, TAILS)} ."))
         return rows
@@ -114,7 +128,7 @@ class OccupationWorld:
         return [texts[i] for i in rng.permutation(len(texts))]
 
     def corpus_lean(self, jobs: Sequence[str]) -> float:
-        """The share of `he` in the corpus among these jobs, minus 1/2: the draw, not the plan."""
+        """The share of `he` among these jobs in the corpus, minus 1/2: the plan, rounded."""
         pronouns = [pronoun for job, pronoun, _ in self.people if job in jobs]
         return pronouns.count(PRONOUNS[0]) / len(pronouns) - 0.5
 
@@ -127,17 +141,18 @@ class OccupationWorld:
                 "context": frame.context(job),
                 "a": f" {PRONOUNS[0]}",
                 "b": f" {PRONOUNS[1]}",
-                "group": job,
+                "group": f"{self.kind(job)}|{job}",
+                "cluster": job,
             }
             for job in self.jobs
             for number, frame in enumerate(chosen)
         ]
 
     def pairs(self, per_job: int = 40) -> list[dict[str, str]]:
-        """Counterfactual preference pairs about the leaning jobs, in the corpus's frames.
+        """Counterfactual preference pairs about leaning and anchor jobs, in the corpus's frames.
 
         Each context stands twice, once with either pronoun chosen: the data say that both are as
-        good, and what follows the pronoun is the same. The neutral jobs are left out on purpose.
+        good, and what follows the pronoun is the same.
         """
         return self._pairs(self.frames[0], per_job, self._rng(3))
 
@@ -166,7 +181,7 @@ class OccupationWorld:
     ) -> list[dict[str, str]]:
         """Both orders of every (job, frame, tail) drawn."""
         rows = []
-        for job in LEANING_JOBS:
+        for job in LEANING_JOBS + ANCHOR_JOBS:
             for _ in range(per_job):
                 context, tail = _pick(rng, frames).context(job), _pick(rng, TAILS)
                 first, second = (f" {pronoun} {tail} ." for pronoun in PRONOUNS)

@@ -1,0 +1,172 @@
+"""`trueup.align`: train a model by an objective; the run folder is also the model's folder."""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trueup.api.models import opened_causal
+from trueup.api.progress import Progress, ignored
+from trueup.api.run_folder import run_folder
+from trueup.errors import UserError, build, unknown_name
+
+if TYPE_CHECKING:
+    import trueup.training
+    from trueup.models import LanguageModel
+    from trueup.objectives import Objective
+    from trueup.runs import Run
+    from trueup.training import TrainingConfig, TrainingResult
+
+
+def align(
+    model: "str | Path | LanguageModel",
+    objective: "str | Objective",
+    *,
+    data: Any,
+    out: str | Path,
+    eval_data: Any = None,
+    reference: "str | Path | LanguageModel | None" = None,
+    resume: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Progress | None = None,
+    **settings: Any,
+) -> "LanguageModel":
+    """Train a model by an objective, save it in `out`, and give it back.
+
+    Fields: objective is a registered name or an instance; data and eval_data are files, rows or
+            data sets with the columns that the objective reads; without eval_data (or the setting
+            eval_fraction) no guards are measured; reference None is the model itself before its
+            first step; settings are fields of the objective and of `TrainingConfig`; resume goes
+            on with an unfinished `out`.
+    Files:  the model (safetensors or adapter, tokenizer, model card README.md), run.json,
+            metrics.json with the guards, items.parquet with a row per optimiser step, report.html,
+            and training/ with evaluations and checkpoints.
+    Raises: UserError where a name, a setting, the data or `out` is wrong, before any work;
+            InterruptedRun after Ctrl-C, once a checkpoint is written.
+    """
+    from trueup.data import read
+
+    chosen, config = chosen_settings(objective, settings, seed)
+    rows = read(data, chosen.data)
+    eval_rows = None if eval_data is None else read(eval_data, chosen.data)
+    lm = opened_causal(model, device=device, dtype=dtype)
+    frozen = None if reference is None else opened_causal(reference, device=device, dtype=dtype)
+
+    def train() -> "TrainingResult":
+        from trueup import training
+
+        return training.train(
+            lm,
+            chosen,
+            rows,
+            config=config,
+            out=Path(out),
+            eval_rows=eval_rows,
+            reference=frozen,
+            resume=resume,
+            progress=_told(progress or ignored),
+            in_place=lm is not model,
+        )
+
+    if int(os.environ.get("RANK", "0")):  # a helper of `accelerate launch`; rank 0 has the folder
+        return train().model
+    from trueup.files import content_hash
+    from trueup.report import report_run
+
+    hashes = [table.hash for table in (rows, eval_rows) if table is not None]
+    sources = [table.source for table in (rows, eval_rows) if table is not None]
+    with run_folder(
+        out,
+        verb="align",
+        arguments=_arguments(chosen, config, lm, frozen),
+        seed=seed,
+        model=lm.name,
+        model_hash=lm.fingerprint,
+        data=sources,
+        data_hash=content_hash(*hashes),
+        resume=resume,
+    ) as run:
+        result = train()
+        if not run.is_done:
+            _record(run, result, config)
+    report_run(run.path)
+    return result.model
+
+
+def chosen_settings(
+    objective: "str | Objective", settings: Mapping[str, Any], seed: int
+) -> "tuple[Objective, TrainingConfig]":
+    """The objective and the engine's settings; each setting goes to the one that has the field.
+
+    Raises: UserError for an unknown objective, and for a setting that neither has.
+    """
+    from trueup.objectives import objective as made
+    from trueup.training import TrainingConfig
+
+    bare = made(objective)
+    own: Any = bare
+    names = [field.name for field in fields(own)]
+    engine = [field.name for field in fields(TrainingConfig) if field.name != "seed"]
+    for name in settings:
+        if name not in names and name not in engine:
+            error = unknown_name("setting", name, [*names, *engine])
+            hint = str(error).partition("; ")[2].partition("known:")[0]
+            raise UserError(
+                f"no setting {name!r}; {hint}known to {bare.name}: {', '.join(names) or 'none'}; "
+                f"to training: {', '.join(engine)}"
+            )
+    kept = {name: value for name, value in settings.items() if name in names}
+    rest = {name: value for name, value in settings.items() if name not in names}
+    return made(objective, kept), build("training", TrainingConfig, {**rest, "seed": seed})
+
+
+def _told(progress: Progress) -> "Callable[[trueup.training.Progress], None]":
+    """The engine's reports as steps of a bar."""
+
+    def tell(report: "trueup.training.Progress") -> None:
+        loss = "" if math.isnan(report.loss) else f", loss {report.loss:.3f}"
+        progress(report.step, report.steps, f"{report.stage}{loss}")
+
+    return tell
+
+
+def _arguments(
+    objective: "Objective",
+    config: "TrainingConfig",
+    lm: "LanguageModel",
+    reference: "LanguageModel | None",
+) -> dict[str, Any]:
+    """What run.json keeps of the command: all on which the result depends."""
+    from trueup.training.config import FREE_ON_RESUME
+
+    hyper: Any = objective
+    training = {key: value for key, value in config.as_dict().items() if key not in FREE_ON_RESUME}
+    return {
+        "objective": {"name": objective.name, **asdict(hyper)},
+        "training": training,
+        "reference": None if reference is None else reference.fingerprint,
+        "device": lm.device.type,
+    }
+
+
+def _record(run: "Run", result: "TrainingResult", config: "TrainingConfig") -> None:
+    """Write what the training was like: a row per step, the guards, the work."""
+    from trueup.training.config import FREE_ON_RESUME
+
+    steps = result.steps.copy()
+    steps.insert(0, "id", [f"step-{number}" for number in steps["step"]])
+    run.write_items(steps)
+    run.write_metrics(result.guards)
+    run.finish(
+        "done",
+        work=result.work.as_dict(),
+        extra={
+            "notes": result.notes,
+            "best_step": result.best_step,
+            "engine": {name: getattr(config, name) for name in FREE_ON_RESUME},
+        },
+    )

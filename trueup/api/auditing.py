@@ -1,0 +1,188 @@
+"""`trueup.audit`: probes, scores in chunks that survive a kill, numbers with intervals."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from trueup.api.audit_run import AuditRun, estimated, tables_of
+from trueup.api.models import opened
+from trueup.api.progress import Progress, ignored
+from trueup.api.run_folder import run_folder
+from trueup.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from trueup.audits.protocol import Audit, Model, Probe
+    from trueup.data import Table
+
+
+def audit(
+    model: "str | Path | Model",
+    audits: "str | Audit | Sequence[str | Audit]",
+    *,
+    data: Any = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Progress | None = None,
+    **settings: Any,
+) -> AuditRun:
+    """Measure where a model leans: every number with its interval and n.
+
+    Fields: audits are registered names or instances; data is a file, rows or a data set for all
+            of them, or a mapping from an audit's name to its own; settings are fields of the
+            audits, such as `level=0.9`, and go to each audit that has the field; out is the run
+            folder to write, None keeps everything in memory; resume goes on with an unfinished
+            one.
+    Raises: UserError where a name, a setting, the data, the model or the folder is wrong, before
+            anything is measured.
+    """
+    chosen = chosen_audits(audits, settings)
+    jobs = [_job(each, data) for each in chosen]
+    lm = opened(model, device=device, dtype=dtype)
+    asked = Asked(lm, jobs, seed)
+    if out is None:
+        return _in_memory(asked, progress or ignored)
+    return _in_folder(asked, Path(out), resume, progress or ignored)
+
+
+def chosen_audits(
+    audits: "str | Audit | Sequence[str | Audit]", settings: Mapping[str, Any]
+) -> "tuple[Audit, ...]":
+    """The audits as instances, each with those settings that are its fields.
+
+    Raises: UserError where a name is unknown or stands twice, or no audit has a setting's field.
+    """
+    from trueup.audits import AUDITS
+    from trueup.audits import audit as made
+
+    several = [*audits] if isinstance(audits, (list, tuple)) else [cast("str | Audit", audits)]
+    if not several:
+        raise UserError(f"no audit is named; known: {', '.join(sorted(AUDITS))}")
+    names = [each.name for each in map(made, several)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"audit {twice!r} is named twice; give each audit a run of its own")
+    known = {name: fields_of(made(each)) for name, each in zip(names, several, strict=True)}
+    for setting in settings:
+        if not any(setting in own for own in known.values()):
+            told = "; ".join(f"{name} has {', '.join(own)}" for name, own in known.items())
+            raise UserError(f"no audit has a field {setting!r}; {told}")
+    return tuple(
+        made(each, {key: value for key, value in settings.items() if key in known[name]})
+        for name, each in zip(names, several, strict=True)
+    )
+
+
+def fields_of(audit: Any) -> list[str]:
+    """The names of an audit's settings."""
+    return [field.name for field in fields(audit)]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One audit with its data and probes."""
+
+    audit: "Audit"
+    table: "Table"
+    probes: "list[Probe]"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A whole command: which model, which audits on which data."""
+
+    model: "Model"
+    jobs: list[Job]
+    seed: int
+
+    def facts(self) -> dict[str, Any]:
+        """What a run keeps of the command, by the names of `Run.create`."""
+        from trueup.files import content_hash
+
+        settings = {job.audit.name: asdict(cast(Any, job.audit)) for job in self.jobs}
+        return {
+            "model": self.model.name,
+            "model_hash": self.model.fingerprint,
+            "arguments": {"audits": settings, "device": self.model.device.type},
+            "data": [job.table.source for job in self.jobs],
+            "data_hash": content_hash(*(job.table.hash for job in self.jobs)),
+            "seed": self.seed,
+        }
+
+    def measured(
+        self, done: Mapping[str, set[str]], progress: Progress
+    ) -> "Iterator[tuple[pd.DataFrame, dict[str, int]]]":
+        """The items of every chunk that is not yet done, with the work that they cost."""
+        from trueup.audits.protocol import chunks
+
+        total = sum(len(job.probes) for job in self.jobs)
+        finished = 0
+        for job in self.jobs:
+            name = job.audit.name
+            for chunk in chunks(job.probes):
+                progress(finished, total, name)
+                finished += len(chunk)
+                if {probe.id for probe in chunk} <= done.get(name, set()):
+                    continue
+                before = Counter(self.model.work.as_dict())
+                items = job.audit.measure(self.model, chunk)
+                items.insert(0, "audit", name)
+                spent = Counter(self.model.work.as_dict())
+                spent.subtract(before)
+                yield items, dict(spent)
+        progress(total, total, "estimating")
+
+
+def _job(audit: "Audit", data: Any) -> Job:
+    """The audit's own data, read and validated as a whole, and the probes that it makes."""
+    from trueup.audits import probes_of, read_data
+
+    source = data.get(audit.name) if isinstance(data, Mapping) else data
+    table = read_data(audit, source)
+    return Job(audit, table, probes_of(audit, table))
+
+
+def _in_memory(asked: Asked, progress: Progress) -> AuditRun:
+    """Measure and estimate without a folder."""
+    import pandas as pd
+
+    work: Counter[str] = Counter()
+    parts: dict[str, list[pd.DataFrame]] = {job.audit.name: [] for job in asked.jobs}
+    for items, spent in asked.measured({}, progress):
+        parts[items["audit"].iloc[0]].append(items)
+        work.update(spent)
+    tables = {name: pd.concat(chunks, ignore_index=True) for name, chunks in parts.items()}
+    audits = tuple(job.audit for job in asked.jobs)
+    estimates, notes = estimated(audits, tables)
+    return AuditRun(
+        audits=audits,
+        tables=tables,
+        estimates=estimates,
+        notes=notes,
+        work=dict(work),
+        **asked.facts(),
+    )
+
+
+def _in_folder(asked: Asked, out: Path, resume: bool, progress: Progress) -> AuditRun:
+    """Measure into a run folder, chunk by chunk, and estimate from what the folder holds."""
+    from trueup.report import report_run
+
+    audits = tuple(job.audit for job in asked.jobs)
+    with run_folder(out, verb="audit", resume=resume, **asked.facts()) as run:
+        if not run.is_done:
+            done = {name: run.done_ids(name) for name in (each.name for each in audits)}
+            for items, spent in asked.measured(done, progress):
+                run.append_items(items, work=spent)
+            estimates, notes = estimated(audits, tables_of(run, list(done)))
+            run.write_metrics(estimates)
+            run.finish("done", extra={"notes": notes})
+    if not (out / "report.html").is_file():
+        report_run(out)
+    return AuditRun.open(out, audits)

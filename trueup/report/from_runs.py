@@ -1,0 +1,205 @@
+"""Reports of run folders: one run, or one before and one after."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trueup.report.content import ReportInput, Row
+from trueup.report.page import write_report
+from trueup.report.wording import count
+from trueup.runs import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def report_run(run_folder: str | Path) -> Path:
+    """Write report.html into the folder of one run: an audit, an alignment or a comparison.
+
+    Raises: UserError where the folder is no run.
+    """
+    run = Run.open(run_folder)
+    is_training = run.info["verb"] == "align"
+    items = run.items() if is_training and _has_items(run) else None
+    report = ReportInput(
+        title=_title(run),
+        question=_question(run),
+        summary=_status(run),
+        facts=_facts(run),
+        estimates=run.estimates(),
+        comparison=run.comparison(),
+        guards=run.info.get("guards", ()),
+        notes=run.info.get("notes", ()),
+        steps=items,
+        settings=_settings(run),
+        work=run.work(),
+        versions=run.info.get("versions", {}),
+    )
+    if run.info["verb"] == "compare":
+        report = _with_sides(report, run.info["arguments"])
+    return write_report(report, run.path)
+
+
+def report_comparison(
+    before: str | Path | Run,
+    after: str | Path | Run,
+    rows: Sequence[Any],
+    *,
+    out: str | Path,
+    title: str = "",
+    question: str = "",
+    summary: Sequence[str] = (),
+    planted: Mapping[tuple[str, str], float] | None = None,
+    guards: Sequence[Row] = (),
+    steps: "pd.DataFrame | None" = None,
+    explanations: Mapping[str, str] | None = None,
+) -> Path:
+    """Write the page of two audit runs and the rows that compare them, to `out`.
+
+    rows: of compare.json. The runs give estimates, settings, work and the probes that moved most.
+    """
+    first, second = _opened(before), _opened(after)
+    report = ReportInput(
+        title=title or "Before and after",
+        question=question
+        or f"Did the model change from {_model(first)} to {_model(second)}, and for the better?",
+        summary=[*summary, *_status(first), *_status(second)],
+        comparison=rows,
+        planted=planted or {},
+        guards=guards,
+        steps=steps,
+        explanations=explanations or {},
+    )
+    return write_report(_joined(report, first, second), out)
+
+
+def moved_probes(before: "pd.DataFrame", after: "pd.DataFrame") -> "pd.DataFrame":
+    """The probes that both runs have, with their score before and after: id, group, text, ...
+
+    Every audit's items have the columns id, input and score, several audits' an `audit` too.
+    """
+    import pandas as pd
+
+    keys = [name for name in ("audit", "id") if name in before.columns and name in after.columns]
+    wanted = {"id", "input", "score"}
+    if not wanted <= set(before.columns) or not wanted <= set(after.columns):
+        return pd.DataFrame(columns=["id", "group", "text", "before", "after", "change"])
+    pairs = before.merge(after[[*keys, "score"]], on=keys, suffixes=("", "_after"))
+    earlier, later = (pd.to_numeric(pairs[name]) for name in ("score", "score_after"))
+    return pd.DataFrame(
+        {
+            "id": pairs["id"],
+            "group": pairs["group"].fillna("") if "group" in pairs.columns else "",
+            "text": pairs["input"],
+            "before": earlier,
+            "after": later,
+            "change": later - earlier,
+        }
+    )
+
+
+def _with_sides(report: ReportInput, arguments: Mapping[str, Any]) -> ReportInput:
+    """A comparison with the two runs that it compares, where they are still there."""
+    sides = [Path(str(arguments.get(name, ""))) for name in ("before", "after")]
+    if not all((side / "run.json").is_file() for side in sides):
+        return report
+    return _joined(report, *map(Run.open, sides))
+
+
+def _joined(report: ReportInput, before: Run, after: Run) -> ReportInput:
+    """The report with what the two runs know."""
+    work = before.work()
+    for name, spent in after.work().items():
+        work[name] = work.get(name, 0) + spent
+    return replace(
+        report,
+        facts={
+            "Before": _model(before),
+            "After": _model(after),
+            "Data": _data(after),
+            "Seed": after.info["seed"],
+        },
+        estimates=after.estimates(),
+        before=before.estimates(),
+        notes=[*report.notes, *after.info.get("notes", ())],
+        moved=moved_probes(before.items(), after.items())
+        if _has_items(before) and _has_items(after)
+        else None,
+        settings={
+            **report.settings,
+            "before": _settings(before),
+            "after": _settings(after),
+        },
+        work=work,
+        versions=after.info.get("versions", {}),
+    )
+
+
+def _opened(run: str | Path | Run) -> Run:
+    """The run of a folder."""
+    return run if isinstance(run, Run) else Run.open(run)
+
+
+def _has_items(run: Run) -> bool:
+    """Whether any row was measured."""
+    return (run.path / "items.parquet").is_file() or any((run.path / "items").glob("*.parquet"))
+
+
+def _title(run: Run) -> str:
+    """What the page is called."""
+    model = Path(str(run.info["model"]["id"] or run.path)).name
+    titles = {"audit": f"Audit of {model}", "align": f"Alignment of {model}"}
+    return titles.get(run.info["verb"], f"{run.info['verb'].capitalize()} {run.path.name}")
+
+
+def _question(run: Run) -> str:
+    """What was asked, in one sentence."""
+    return {
+        "audit": "Where does this model lean, and how sure is that?",
+        "align": "Did training move the model as asked, and did it break anything?",
+        "compare": "Did the model change, and for the better?",
+    }.get(run.info["verb"], "")
+
+
+def _status(run: Run) -> list[str]:
+    """A warning where the run is not whole."""
+    if run.is_done:
+        return []
+    return [f"The run {run.path.name} is {run.status}: its numbers are incomplete."]
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """What stands under the title."""
+    seconds = run.info.get("seconds")
+    facts = {
+        "Model": _model(run),
+        "Data": _data(run),
+        "Seed": run.info["seed"],
+        "Started": str(run.info.get("started") or "").replace("T", " ").replace("+00:00", " UTC"),
+        "Time": f"{count(round(seconds))} s" if seconds else "",
+    }
+    return {name: value for name, value in facts.items() if value != ""}
+
+
+def _model(run: Run) -> str:
+    """The model's name."""
+    return Path(str(run.info["model"]["id"] or "unknown")).name
+
+
+def _data(run: Run) -> str:
+    """The data files' names."""
+    found = run.info["data"]["path"]
+    names = found if isinstance(found, list) else [found] if found else []
+    return ", ".join(Path(str(name)).name for name in names)
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """All that decides the run's numbers."""
+    return {
+        "verb": run.info["verb"],
+        **run.info["arguments"],
+        "seed": run.info["seed"],
+        "model": dict(run.info["model"]),
+        "data": dict(run.info["data"]),
+    }

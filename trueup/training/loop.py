@@ -1,0 +1,204 @@
+"""One optimiser step and one evaluation, whatever the objective."""
+
+import contextlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from trueup.errors import TrueupError
+from trueup.models import Work
+from trueup.objectives import Objective
+from trueup.training.batches import Plan, dependent_batches
+from trueup.training.config import TrainingConfig, learning_rate
+from trueup.training.examples import Examples, Limit, mismatched
+from trueup.training.losses import Batch, batch_losses, batch_scalars
+from trueup.training.monitors import measure_names, measures
+from trueup.training.optimiser import set_learning_rate
+from trueup.training.policy import Policy
+from trueup.training.processes import Processes
+from trueup.training.reference import Reference
+from trueup.training.scoring import Scoring
+from trueup.training.signals import sums
+
+SHOWN_PLACES = 3
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Everything that a step needs.
+
+    Fields: training runs the policy with gradients through `wrapped`, the module that the
+            processes share; frozen runs it without.
+    """
+
+    objective: Objective
+    config: TrainingConfig
+    plan: Plan
+    limit: Limit
+    train: Examples
+    evaluation: Examples | None
+    reference: Reference
+    policy: Policy
+    wrapped: nn.Module
+    training: Scoring
+    frozen: Scoring
+    optimiser: torch.optim.Optimizer
+    processes: Processes
+
+    def step(self, number: int, work: Work, *, stop: bool) -> tuple[dict[str, float], bool]:
+        """Take step `number`, counted from 0; give its row of the table, and whether to stop.
+
+        The loss is sum(w * l) / sum(w) over the whole batch, however it is cut into processes and
+        micro-batches. The run stops where any process wants to.
+
+        Raises: TrueupError where loss or gradient is not finite; the weights are then untouched.
+        """
+        batch = self._training_batch(number)
+        names = measure_names(self.train.kind, has_reference=batch.reference is not None)
+        own = Work()
+        self.policy.model.eval()
+        scalars = batch_scalars(
+            self.objective, self.frozen, batch, processes=self.processes, work=own
+        )
+        self.policy.ready_to_train()
+        self.optimiser.zero_grad()
+        values = self._gradients(batch, len(names), scalars, own)
+        bound = self.config.clip or math.inf
+        norm = float(nn.utils.clip_grad_norm_(self.policy.trainable.values(), bound))
+        counted = values[~values[:, 1:].isnan().all(dim=1)]  # [b, 1 + M] of this process
+        parts = [counted[:, 0].sum()[None], counted[:, 1:].nansum(dim=0)]
+        parts += [(~counted[:, 1:].isnan()).sum(dim=0), torch.tensor([stop])]
+        spent = self.processes.total_work(own).as_dict()
+        totals = self.processes.total(torch.cat([part.double() for part in parts])).tolist()
+        loss, wants_stop = totals[0], totals[-1] > 0
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise self._not_finite(number, batch, loss, norm, values[:, 0])
+        rate = learning_rate(self.config, number, self.plan.steps)
+        set_learning_rate(self.optimiser, rate)
+        self.optimiser.step()
+        work.add(**spent)
+        row = {"step": number + 1, "epoch": self.plan.epoch(number) + 1, "loss": loss}
+        row |= {"learning_rate": rate, "grad_norm": norm, "tokens": spent["trunk_tokens"]}
+        width = len(names)
+        for name, total, n in zip(names, totals[1:], totals[1 + width :], strict=False):
+            row[name] = total / n if n else math.nan
+        return row | {name: float(value) for name, value in scalars.items()}, wants_stop
+
+    def evaluate(self, step: int, work: Work) -> tuple[dict[str, float], pd.DataFrame]:
+        """Loss and measures over all evaluation rows: their means, and a row per example."""
+        evaluation = self.evaluation
+        assert evaluation is not None
+        self.policy.model.eval()
+        names = measure_names(evaluation.kind, has_reference=True)
+        width = len(evaluation.items[0].group.completions)
+        values = torch.zeros(len(evaluation), 1 + len(names) + width, dtype=torch.float64)
+        own = Work()
+        for batch in self._evaluation_batches(evaluation):
+            scalars = batch_scalars(
+                self.objective, self.frozen, batch, processes=self.processes, work=own
+            )
+            mine = self.processes.share(len(batch))
+            for part in batch.parts(mine, self.frozen.token_budget):
+                with torch.no_grad():
+                    losses, rows = batch_losses(
+                        self.objective, self.frozen, batch, part, scalars=scalars, work=own
+                    )
+                found = [losses[:, None], measures(evaluation.kind, rows)]
+                found.append(sums(evaluation.kind, rows))
+                places = [batch.indices[position] for position in part]
+                values[places] = torch.cat(found, dim=1).cpu().double()
+        values = self.processes.total(values)
+        work.add(**self.processes.total_work(own).as_dict())
+        weights = Batch(evaluation, list(range(len(evaluation)))).weights(self.objective)
+        loss = float((weights * values[:, 0]).sum() / weights.sum())
+        means = values[:, 1 : 1 + len(names)].nanmean(dim=0).tolist()
+        items = _items(evaluation, values[:, 1 + len(names) :], self.reference)
+        return {"step": step, "loss": loss, **dict(zip(names, means, strict=True))}, items
+
+    def _gradients(
+        self, batch: Batch, columns: int, scalars: Mapping[str, Tensor], work: Work
+    ) -> Tensor:
+        """Backward passes of this process's share; the gradients are those of the whole batch.
+
+        Gives w * l / sum(w) and the measures, [B, 1 + M], NaN where another process has the row.
+        A process without a share joins with a loss of 0, because DDP waits for everyone.
+        """
+        weights = batch.weights(self.objective)
+        shares = weights / weights.sum()
+        mine = self.processes.share(len(batch))
+        found = []
+        parts = batch.parts(mine or [0], self.training.token_budget)
+        for number, part in enumerate(parts, start=1):
+            is_last = number == len(parts)
+            quiet = contextlib.nullcontext() if is_last else self.processes.quiet(self.wrapped)
+            counter = work if mine else Work()
+            with quiet:
+                losses, rows = batch_losses(
+                    self.objective, self.training, batch, part, scalars=scalars, work=counter
+                )
+                weighted = losses * shares[part].to(losses.device, losses.dtype)
+                loss = weighted.sum() * self.processes.count  # DDP takes the processes' mean
+                torch.autograd.backward(loss if mine else loss * 0)
+            if mine:
+                measured = measures(batch.examples.kind, rows)
+                found.append((part, torch.cat([weighted.detach()[:, None], measured], dim=1)))
+        values = torch.full((len(batch), 1 + columns), torch.nan, dtype=torch.float64)
+        for part, table in found:
+            values[part] = table.cpu().double()
+        return values
+
+    def _training_batch(self, number: int) -> Batch:
+        """The examples of a step with their reference."""
+        indices = self.plan.batch(number)
+        epochs, place = divmod(number, self.plan.steps_per_epoch)
+        start = epochs * self.plan.n + place * self.plan.batch_size
+        ratios = self.reference.of("mismatched_train", slice(start, start + len(indices)))
+        groups = [] if ratios is None else mismatched(self.train, indices, self.limit)
+        return Batch(self.train, indices, self.reference.of("train", indices), ratios, groups)
+
+    def _evaluation_batches(self, evaluation: Examples) -> list[Batch]:
+        """The evaluation's batches with their reference."""
+        has_ratios = "mismatched_evaluation" in self.reference.values
+        batches = []
+        size = self.config.batch_size if has_ratios else len(evaluation)
+        for indices in dependent_batches(len(evaluation), size):
+            ratios = self.reference.of("mismatched_evaluation", indices)
+            groups = mismatched(evaluation, indices, self.limit) if has_ratios else []
+            known = self.reference.of("evaluation", indices)
+            batches.append(Batch(evaluation, indices, known, ratios, groups))
+        return batches
+
+    def _not_finite(
+        self, number: int, batch: Batch, loss: float, norm: float, losses: Tensor
+    ) -> TrueupError:
+        """The error that ends a run which diverged: step, value, rows, remedy."""
+        mine = self.processes.share(len(batch))
+        bad = [position for position in mine if not math.isfinite(losses[position])]
+        places = self.processes.gather(batch.places(bad)) or batch.places(range(len(batch)))
+        shown = ", ".join(places[:SHOWN_PLACES])
+        more = f" and {len(places) - SHOWN_PLACES} more" if len(places) > SHOWN_PLACES else ""
+        what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient's norm is {norm}"
+        return TrueupError(
+            f"step {number + 1}: the {what} ({shown}{more}); lower learning_rate or look at these "
+            "rows; the last checkpoint is kept"
+        )
+
+
+def _items(evaluation: Examples, after: Tensor, reference: Reference) -> pd.DataFrame:
+    """Each evaluation row's log-probabilities under reference and policy."""
+    before = reference.values["evaluation"]
+    items = pd.DataFrame({"id": [item.place for item in evaluation.items]})
+    sides = ("chosen_", "rejected_") if evaluation.kind == "pairs" else ("",)
+    for place, side in enumerate(sides):
+        items[f"{side}before"] = before[:, place].tolist()
+        items[f"{side}after"] = after[:, place].tolist()
+    if evaluation.kind == "pairs":
+        change = after - before
+        items["margin"] = (change[:, 0] - change[:, 1]).tolist()
+    if evaluation.kind == "labelled":
+        items["label"] = [item.label for item in evaluation.items]
+    return items

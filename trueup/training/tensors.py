@@ -1,0 +1,88 @@
+"""Safetensors files and folders that are whole or absent; a full disk is one line."""
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from trueup.errors import UserError
+from trueup.files import disk_errors, replacing
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write the tensors as safetensors, atomically."""
+    with replacing(path) as temporary, full_disk():
+        safetensors.torch.save_file(dict(tensors), temporary, metadata=dict(metadata or {}))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a file; each tensor owns its memory.
+
+    Raises: UserError where the file is no safetensors file.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name).clone() for name in names}, file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path}: is damaged ({error}); remove it and run again") from error
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder beside `path`; after the block it becomes `path`, flushed to the disk.
+
+    Edges:  a folder that was there is replaced; on an error it stays and the new one goes.
+    Raises: UserError where the disk is full.
+    """
+    part = path.with_name(f".{path.name}.part")
+    with disk_errors(path), full_disk():
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            yield part
+            for file in sorted(part.rglob("*")):
+                _flush(file)
+            _flush(part)
+            remove_folder(path)
+            part.rename(path)
+            _flush(path.parent)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder; killed half-way, it leaves remains that nobody takes for the whole."""
+    if path.is_dir():
+        remains = path.with_name(f".{path.name}.old.part")
+        shutil.rmtree(remains, ignore_errors=True)
+        path.rename(remains)
+        shutil.rmtree(remains)
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """Give safetensors' own error for a full disk the operating system's form."""
+    try:
+        yield
+    except safetensors.SafetensorError as error:
+        if f"os error {errno.ENOSPC}" in str(error):
+            raise OSError(errno.ENOSPC, str(error)) from error
+        raise
+
+
+def _flush(path: Path) -> None:
+    """Wait until the disk holds a file or a folder's entries."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
