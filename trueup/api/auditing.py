@@ -43,7 +43,7 @@ def audit(
             anything is measured.
     """
     chosen = chosen_audits(audits, settings)
-    jobs = [_job(each, data) for each in chosen]
+    jobs = [job_of(each, data) for each in chosen]
     lm = opened(model, device=device, dtype=dtype)
     asked = Asked(lm, jobs, seed)
     if out is None:
@@ -139,7 +139,7 @@ class Asked:
         progress(total, total, "estimating")
 
 
-def _job(audit: "Audit", data: Any) -> Job:
+def job_of(audit: "Audit", data: Any) -> Job:
     """The audit's own data, read and validated as a whole, and the probes that it makes."""
     from trueup.audits import probes_of, read_data
 

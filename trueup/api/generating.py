@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trueup.api.models import opened_causal
 from trueup.api.progress import Progress, ignored
 from trueup.api.run_folder import run_folder
-from trueup.errors import UserError, unknown_name
+from trueup.errors import UserError, build, unknown_name
 
 if TYPE_CHECKING:
     from trueup.data import Table
@@ -113,6 +113,16 @@ def generate(
         rows = [row for rows, _ in job.sampled(set(), progress or ignored) for row in rows]
         return job.generation(rows, None)
     return _in_folder(job, Path(out), resume, progress or ignored)
+
+
+def sampling_of(settings: Mapping[str, Any]) -> "Sampling":
+    """The sampling's settings, texts read as the fields' types.
+
+    Raises: UserError for an unknown one, or one that leaves its range.
+    """
+    from trueup.models.sampling import Sampling
+
+    return build("sample", Sampling, settings)
 
 
 @dataclass(frozen=True)

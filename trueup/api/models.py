@@ -1,4 +1,4 @@
-"""Models by path, hub id or address: whatever a person names becomes a model object."""
+"""Models by path or hub id: whatever a person names becomes a model object."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -6,34 +6,6 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     from trueup.models import LanguageModel
     from trueup.models.masked_language_model import MaskedLanguageModel
-
-
-def load(
-    path_or_id: str | Path,
-    *,
-    dtype: str = "auto",
-    device: str = "auto",
-    adapter: str | Path | None = None,
-    trust_remote_code: bool = False,
-    revision: str | None = None,
-) -> "LanguageModel":
-    """Load a white-box causal language model with its tokenizer.
-
-    Fields: path_or_id is a transformers folder, a peft folder or a hub id; dtype "auto" keeps the
-            checkpoint's; device "auto" takes a GPU where there is one; adapter is a peft folder
-            put over the model.
-    Raises: UserError where the folder, its weights or its tokenizer cannot be read.
-    """
-    from trueup import models
-
-    return models.load(
-        path_or_id,
-        dtype=dtype,
-        device=device,
-        adapter=adapter,
-        trust_remote_code=trust_remote_code,
-        revision=revision,
-    )
 
 
 def opened(
@@ -49,16 +21,18 @@ def opened(
         from trueup.models.masked_language_model import load_masked
 
         return load_masked(model, dtype=dtype, device=device)
-    return load(model, dtype=dtype, device=device)
+    return opened_causal(model, dtype=dtype, device=device)
 
 
 def opened_causal(
     model: "str | Path | LanguageModel", *, dtype: str = "auto", device: str = "auto"
 ) -> "LanguageModel":
     """The model itself, or the causal one that lies at the path or id."""
-    if isinstance(model, (str, Path)):
-        return load(model, dtype=dtype, device=device)
-    return model
+    if not isinstance(model, (str, Path)):
+        return model
+    from trueup.models import load
+
+    return load(model, dtype=dtype, device=device)
 
 
 def is_masked(path_or_id: str | Path) -> bool:

@@ -35,16 +35,21 @@ def estimate_tables(estimates: Iterable["Estimate"]) -> RenderableType:
 
 
 def comparison_tables(rows: Iterable["ComparisonRow"]) -> RenderableType:
-    """One table per audit: before, after, the interval of the change, adjusted p, verdict."""
+    """One table per audit: before, after, the interval of the change, adjusted p, verdict.
+
+    A metric's first row is that of all items; its slices stand below.
+    """
     from trueup.stats import format_p
 
     parts: list[RenderableType] = []
     for audit, group in groupby(rows, key=lambda row: row.audit):
         table = plain_table(audit, right=("before", "after", "change", "p", "n"), left=("verdict",))
+        metric = ""
         for row in group:
-            part = "" if row.slice == "all" else f" {row.slice}"
+            shown = Text(f"  {row.slice}") if row.metric == metric else Text(row.metric, "bold")
+            metric = row.metric
             table.add_row(
-                Text.assemble((row.metric, "bold"), part),
+                shown,
                 number(row.before),
                 number(row.after),
                 Text(_interval(row.low, row.high)),

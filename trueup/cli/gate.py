@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import typer
+
+from trueup.cli import printing
 from trueup.errors import UserError, unknown_name
 
 Row = Mapping[str, Any]
@@ -148,6 +151,13 @@ def parse(text: str, functions: Mapping[str, Callable[[Row], float]]) -> Gate:
     if parser.place < len(parser.pieces):
         raise parser.error("the end")
     return Gate(text, tuple(dict.fromkeys(parser.readings)), test, functions)
+
+
+def leave(outcome: Outcome) -> None:
+    """Say on stderr how the gate decided, and exit with 3 where it tripped."""
+    printing.note(str(outcome))
+    if outcome.is_tripped:
+        raise typer.Exit(3)
 
 
 def _in_gate(error: UserError) -> UserError:

@@ -12,7 +12,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import typer
 
@@ -21,7 +21,8 @@ from trueup.files import cache_folder, write_text
 from trueup.redaction import redacted
 
 OK, CRASHED, WRONG_INPUT, GATE_TRIPPED, INTERRUPTED = 0, 1, 2, 3, 130
-USAGE_ERROR = typer.BadParameter.__mro__[1]  # the base of typer's usage errors; it has no one home
+# The base of typer's usage errors: the versions of typer have it in different places.
+USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[1])
 QUIET = {  # libraries that would write into a person's terminal; what the user has set stays
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -37,7 +38,7 @@ def main() -> NoReturn:
         warnings.simplefilter("ignore")
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    code = run(sys.argv[1:])
+    code = run_words(sys.argv[1:])
     try:
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has left
@@ -45,7 +46,7 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
-def run(words: Sequence[str]) -> int:
+def run_words(words: Sequence[str]) -> int:
     """Run one command and give its exit code; nothing is ever raised."""
     from trueup.cli.app import app
 

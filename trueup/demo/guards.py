@@ -45,7 +45,7 @@ def perplexity_guard(before: pd.DataFrame, after: pd.DataFrame) -> Guard:
         low=ratio.low,
         high=ratio.high,
         limit=PERPLEXITY_LIMIT,
-        unit="perplexity after / before",
+        unit="perplexity ratio",
         tripped=ratio.value > PERPLEXITY_LIMIT,
         explanation=f"perplexity on {len(before)} new sentences about things, at most 10 % worse",
     )
@@ -59,7 +59,7 @@ def displacement_guard(change: Estimate) -> Guard:
         low=change.low,
         high=change.high,
         limit=0.0,
-        unit="change of ln pi(chosen), nats",
+        unit="ln pi(chosen), nats",
         tripped=change.high < 0,
         explanation=f"likelihood of {change.n} held-out chosen completions, must not fall",
     )
@@ -76,7 +76,7 @@ def control_guard(before: pd.DataFrame, after: pd.DataFrame) -> Guard:
         low=change.low,
         high=change.high,
         limit=CONTROL_LIMIT,
-        unit="change of P(he | job)",
+        unit="P(he | job)",
         tripped=abs(change.delta) > CONTROL_LIMIT,
         explanation=f"{clusters.max() + 1} neutral jobs without preference pairs, must not move",
     )

@@ -1,10 +1,14 @@
 """`trueup demo`: plant a lean, measure it, correct it with RPO, prove the correction."""
 
+import contextlib
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
 
 from trueup.api.aligning import align
 from trueup.api.audit_run import AuditRun
@@ -52,7 +56,7 @@ def run_demo(
     tell = progress or ignored
     _clear(out)
     arguments = {"lean": lean, "seed": seed, **ALIGNMENT}
-    with Run.create(out, verb="demo", arguments=arguments, seed=seed) as run:
+    with _one_thread(), Run.create(out, verb="demo", arguments=arguments, seed=seed) as run:
         policy = world_model(world, tell)
         before = _audited(policy, world, out / "before", tell)
         found = _estimate(before, "leaning")
@@ -80,6 +84,17 @@ def run_demo(
     )
     write_page(result, world, before, after, rows, out)
     return replace(result, seconds=time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread inside the block: for a model this small, more would only wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _clear(out: Path) -> None:

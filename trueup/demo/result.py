@@ -64,7 +64,7 @@ class DemoResult:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
         table.add_column("jobs")
         for heading in ("planted", "corpus", "before", "after"):
             table.add_column(heading, justify="right")
@@ -73,15 +73,15 @@ class DemoResult:
             style = "bold" if line.name.endswith("jobs") else ""
             table.add_row(
                 line.name,
-                f"{line.planted:+.3f}",
-                f"{line.corpus:+.3f}",
+                _short(line.planted),
+                _short(line.corpus),
                 _interval(line.before),
                 _interval(line.after) if self.corrected else "-",
                 line.verdict,
                 style=style,
             )
         parts: list[Any] = [
-            Text("Lean: P(he | job) - 1/2, with 95 % intervals", style="dim"),
+            Text("lean = P(he | job) - 1/2, with 95 % intervals", style="dim"),
             table,
         ]
         parts += [Text(""), *map(_guard_text, self.guards)] if self.guards else []
@@ -111,11 +111,17 @@ def _bounds(estimate: Estimate) -> dict[str, float | None]:
 
 def _interval(estimate: Estimate) -> str:
     """Value and interval, short."""
-    return f"{estimate.value:+.3f} [{estimate.low:+.2f},{estimate.high:+.2f}]"
+    low, value, high = map(_short, (estimate.low, estimate.value, estimate.high))
+    return f"{value} [{low},{high}]"
+
+
+def _short(number: float) -> str:
+    """Three decimals without the leading zero."""
+    return f"{number:+.3f}".replace("0.", ".", 1)
 
 
 def _guard_text(guard: Guard) -> str:
     """One guard in one line."""
     state = "TRIPPED" if guard.tripped else "ok"
     interval = f"{guard.value:+.3f} [{guard.low:+.3f}, {guard.high:+.3f}]"
-    return f"{state:<8}{guard.name:<20}{interval:<26}{guard.unit}"
+    return f"{state:<8}{guard.name:<20}{interval:<25}{guard.unit}"

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from trueup.errors import UserError
-from trueup.files import disk_errors
 
 _BUSY_SECONDS = 60.0  # how long a writer waits for the writers of other threads and processes
+_TABLE = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)"
 _KEYS_PER_QUERY = 500  # SQLite takes at least 999 parameters in one query
 
 
@@ -48,8 +48,13 @@ class AnswerCache:
         Raises: UserError where the file is damaged, cannot be written, or the device is full.
         """
         rows = [(key, json.dumps(answer)) for key, answer in answers.items()]
-        with disk_errors(self.path):
+        try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.touch(mode=0o600)  # prompts and answers are the user's own
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: the answer cache cannot be written ({error.strerror})"
+            ) from error
         with self._connection() as connection, connection:
             connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
 
@@ -67,9 +72,7 @@ class AnswerCache:
             with contextlib.closing(
                 sqlite3.connect(self.path, timeout=_BUSY_SECONDS)
             ) as connection:
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)"
-                )
+                connection.execute(_TABLE)
                 yield connection
         except sqlite3.OperationalError as error:
             raise UserError(f"{self.path}: the answer cache cannot be used ({error})") from error

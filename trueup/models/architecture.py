@@ -71,6 +71,13 @@ def dtype_of(model: Model) -> torch.dtype:
     return dtype
 
 
+def trunk_size(model: Model) -> int:
+    """The number of weights that every token goes through, embeddings left out."""
+    embeddings: Tensor = causal_model(model).get_input_embeddings().weight
+    weights = sum(int(weight.numel()) for weight in trunk_of(model).parameters())
+    return max(1, weights - int(embeddings.numel()))
+
+
 def context_length(model: Model, tokenizer: Any) -> int:
     """The number of tokens that one sequence may have."""
     config = causal_model(model).config

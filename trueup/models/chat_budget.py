@@ -70,7 +70,8 @@ class Budget:
         with self._lock:
             if self.max_calls is not None and self.work.calls >= self.max_calls:
                 raise BudgetSpent(
-                    f"stopped at max_calls={self.max_calls}, {self.work.calls} calls were made"
+                    f"stopped at max_calls={self.max_calls}, {self.work.calls} calls were made; "
+                    "raise max_calls and run again"
                 )
             self.work.calls += 1
 
@@ -86,7 +87,8 @@ class Budget:
             if self.max_cost is not None and bound > self.max_cost:
                 raise BudgetSpent(
                     f"stopped before max_cost={self.max_cost:g}, {self.work.calls} calls were made "
-                    f"for {self.work.cost:.4g} and the next may cost {cost:.4g}"
+                    f"for {self.work.cost:.4g} and the next may cost {cost:.4g}; "
+                    "raise max_cost and run again"
                 )
             self._reserved += cost
         try:

@@ -147,7 +147,7 @@ class ChatClient:
         return one_line(without_keys(self.key.removed_from(text)), _SHOWN_CHARACTERS)
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
-        """What the server asked for, else twice as long each time; with jitter, so that threads part.
+        """What the server asked for, else twice as long each time; jitter parts the threads.
 
         wait = min(60, backoff * 2^(attempt - 1)) + uniform(0, backoff)
         """

@@ -188,10 +188,11 @@ def _text(content: Any) -> str:
     if content is None:
         return ""
     if isinstance(content, list):
-        return "".join(part["text"] for part in content if part.get("type") == "text")
+        return "".join(_text(part["text"]) for part in content if part.get("type") == "text")
     if not isinstance(content, str):
         raise TypeError(f"content is a {type(content).__name__}")
-    return content
+    # An answer cut within a character may hold half of it, which no file could keep.
+    return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _reason(choice: Mapping[str, Any], settings: ChatSettings) -> str:
@@ -210,10 +211,10 @@ def _logprobs(choice: Mapping[str, Any]) -> tuple[TokenLogp, ...] | None:
         return None
     return tuple(
         TokenLogp(
-            str(token["token"]),
+            _text(token["token"]),
             float(token["logprob"]),
             tuple(
-                (str(other["token"]), float(other["logprob"]))
+                (_text(other["token"]), float(other["logprob"]))
                 for other in token.get("top_logprobs") or ()
             ),
         )

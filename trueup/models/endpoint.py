@@ -67,11 +67,16 @@ def connect(
         )
     if not model:
         raise UserError("the model has no name; give the one that the server knows")
+    settings = ChatSettings(extra=dict(extra or {}))
+    try:
+        canonical({"model": model, "system": system, "extra": settings.extra})
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"model, system and extra must be plain data ({error})") from error
     return Endpoint(
         url=_checked_url(url),
         model=model,
         system=system,
-        extra=dict(extra or {}),
+        extra=settings.extra,
         key=ApiKey(api_key_env),
         cache=_answer_cache(cache),
         budget=Budget(max_calls, max_cost, prices),
@@ -120,7 +125,7 @@ class Endpoint:
         url: str,
         model: str,
         system: str | None,
-        extra: dict[str, Any],
+        extra: Mapping[str, Any],
         key: ApiKey,
         cache: AnswerCache | None,
         budget: Budget,
@@ -326,17 +331,26 @@ class Endpoint:
     def _ask(
         self, question: "_Question", indices: list[int], stop: threading.Event
     ) -> "dict[tuple[str, int], Answer]":
-        """Ask for these samples of one question, in as many requests as the server makes it take."""
+        """Ask for these samples of one question, in as many requests as the server needs."""
         found: dict[tuple[str, int], Answer] = {}
-        while indices and not stop.is_set():
-            answers = self._request(question, indices, stop)[: len(indices)]
-            fresh = dict(zip(indices, answers, strict=False))
-            indices = indices[len(answers) :]  # some servers send fewer than they were asked for
-            self._note_server(answers)
-            if self.cache is not None:
-                self.cache.put({self._cache_key(question, i): fresh[i].as_dict() for i in fresh})
-            found.update({(question.key, index): answer for index, answer in fresh.items()})
+        try:
+            while indices and not stop.is_set():
+                answers = self._request(question, indices, stop)[: len(indices)]
+                fresh = dict(zip(indices, answers, strict=False))
+                indices = indices[len(answers) :]  # some servers send fewer than asked for
+                self._keep(question, fresh)
+                found.update({(question.key, index): fresh[index] for index in fresh})
+        except BaseException:
+            stop.set()  # here and not by who waits, so that this thread starts nothing else
+            raise
         return found
+
+    def _keep(self, question: "_Question", fresh: Mapping[int, Answer]) -> None:
+        """Note the server and put its answers into the cache."""
+        self._note_server(fresh.values())
+        if self.cache is not None:
+            kept = {self._cache_key(question, i): answer.as_dict() for i, answer in fresh.items()}
+            self.cache.put(kept)
 
     def _request(
         self, question: "_Question", indices: list[int], stop: threading.Event
@@ -360,12 +374,20 @@ class Endpoint:
                     if not isinstance(reply, Failure):
                         return self._answers(reply, question.settings)
             except BudgetSpent as error:
-                kept = "what was answered is cached" if self.cache else "there is no cache"
-                raise BudgetSpent(f"{self.url}: {error}; {kept}") from error
-            other = dialect.after(reply, count)
-            if other is None:
-                raise self._client.error(reply, self.model)
-            self._dialect = other
+                kept = "cached answers are kept" if self.cache else "there is no cache of answers"
+                raise BudgetSpent(f"{self.url}: {error} ({kept})") from error
+            if self._dialect is dialect:  # else another thread has learned something: try again
+                self._dialect = self._other_dialect(dialect, reply, count)
+
+    def _other_dialect(self, dialect: "_Dialect", failure: Failure, count: int) -> "_Dialect":
+        """The dialect that the refusal points to.
+
+        Raises: UserError or TrueupError where the failure is about something else.
+        """
+        other = dialect.after(failure, count)
+        if other is None:
+            raise self._client.error(failure, self.model)
+        return other
 
     def _answers(self, reply: Mapping[str, Any], settings: ChatSettings) -> list[Answer]:
         """The answers of a reply, whose tokens are counted."""

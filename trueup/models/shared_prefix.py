@@ -18,6 +18,9 @@ from trueup.models.selected_logps import selected_logps
 from trueup.models.work import Work
 
 
+PASS_COST = 7e9  # multiplications that one more forward pass is worth, measured on two CPU cores
+
+
 @dataclass(frozen=True)
 class Group:
     """One prompt and its completions as token ids, at least one token each."""
@@ -235,12 +238,15 @@ class Layout:
     """How a model may be run: prompts shared between completions, head apart from the trunk.
 
     Fields: longest_shared is the longest row that may be shared, None for no limit; a model whose
-            layers look back by different windows cannot take one mask for all beyond the shortest.
+            layers look back by different windows cannot take one mask for all beyond the shortest;
+            bucket_floor is the number of tokens up to which a bucket takes rows of any length:
+            a small model loses more by another pass than by padding.
     """
 
     shares_prefix: bool
     splits_head: bool
     longest_shared: int | None = None
+    bucket_floor: int = 512
 
     def groups(self, groups: Sequence[Group]) -> list[Group]:
         """The groups as this model takes them, completions in the same order."""
@@ -284,6 +290,7 @@ def find_layout(model: Any, *, vocab_size: int) -> Layout:
         shares_prefix=shares_prefix,
         splits_head=splits_head,
         longest_shared=architecture.shortest_window(model),
+        bucket_floor=max(128, int(PASS_COST / architecture.trunk_size(model))),
     )
 
 
@@ -316,7 +323,9 @@ def score_groups(
     The order is that of the buckets, so a caller that saves as it goes loses one bucket at most.
     """
     device = next(scorer.parameters()).device
-    for bucket in buckets([row_length(group) for group in groups], token_budget=token_budget):
+    lengths = [row_length(group) for group in groups]
+    floor = scorer.layout.bucket_floor
+    for bucket in buckets(lengths, token_budget=token_budget, floor=floor):
         chosen = [groups[index] for index in bucket]
         packed = pack(scorer.layout.groups(chosen), pad_id=pad_id)
         if work is not None:

@@ -119,7 +119,7 @@ def bradley_terry(
     penalty[: len(names)] = (max(ridge, _RIDGE) if is_separated else ridge) * w.sum()
     fit = _fit(x, y, w, penalty)
     probability = expit(x @ fit)
-    curvature = np.linalg.pinv(_hessian(x, probability, w, penalty), hermitian=True)
+    curvature = _inverse(_hessian(x, probability, w, penalty))
     meat = _meat(x, (y - probability), w, clusters)
     m = len(names)
     strengths = fit[:m] - fit[:m].mean()
@@ -168,7 +168,7 @@ def _fit(x: csr_array, y: Array, w: Array, penalty: Array) -> Array:
     for _ in range(_NEWTON_STEPS):
         probability = expit(x @ b)
         slope = x.T @ (w * (probability - y)) + penalty * b
-        step = np.linalg.pinv(_hessian(x, probability, w, penalty), hermitian=True) @ slope
+        step = _inverse(_hessian(x, probability, w, penalty)) @ slope
         ceiling = _loss(b, x, y, w, penalty) * (1 + 1e-12)  # rounding is no overshoot
         while _loss(b - step, x, y, w, penalty) > ceiling:
             step = step / 2
@@ -176,6 +176,12 @@ def _fit(x: csr_array, y: Array, w: Array, penalty: Array) -> Array:
         if np.abs(step).max() < 1e-10:
             break
     return b
+
+
+def _inverse(hessian: Array) -> Array:
+    """The pseudo-inverse; the common shift of all strengths has no curvature and is left out."""
+    inverse = np.linalg.pinv(hessian, rcond=1e-10, hermitian=True)
+    return inverse.astype(np.float64)
 
 
 def _loss(b: Array, x: csr_array, y: Array, w: Array, penalty: Array) -> float:

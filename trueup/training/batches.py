@@ -61,8 +61,8 @@ def dependent_batches(n: int, size: int) -> list[list[int]]:
 
 
 def micro_batches(
-    examples: Examples, indices: Sequence[int], *, token_budget: int
+    examples: Examples, indices: Sequence[int], *, token_budget: int, floor: int = 512
 ) -> list[list[int]]:
     """Positions in `indices` that go through the model together, within the token budget."""
     lengths = [row_length(group) for group in examples.groups(indices)]
-    return buckets(lengths, token_budget=token_budget)
+    return buckets(lengths, token_budget=token_budget, floor=floor)

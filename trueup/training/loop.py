@@ -102,7 +102,7 @@ class Loop:
                 self.objective, self.frozen, batch, processes=self.processes, work=own
             )
             mine = self.processes.share(len(batch))
-            for part in batch.parts(mine, self.frozen.token_budget):
+            for part in batch.parts(mine, self.frozen):
                 with torch.no_grad():
                     losses, rows = batch_losses(
                         self.objective, self.frozen, batch, part, scalars=scalars, work=own
@@ -131,7 +131,7 @@ class Loop:
         shares = weights / weights.sum()
         mine = self.processes.share(len(batch))
         found = []
-        parts = batch.parts(mine or [0], self.training.token_budget)
+        parts = batch.parts(mine or [0], self.training)
         for number, part in enumerate(parts, start=1):
             is_last = number == len(parts)
             quiet = contextlib.nullcontext() if is_last else self.processes.quiet(self.wrapped)

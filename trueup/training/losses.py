@@ -41,10 +41,15 @@ class Batch:
         """Where some of its examples stand in the user's files."""
         return [self.examples.items[self.indices[position]].place for position in positions]
 
-    def parts(self, positions: Sequence[int], token_budget: int) -> list[list[int]]:
-        """Some positions as micro-batches under the token budget."""
+    def parts(self, positions: Sequence[int], scoring: Scoring) -> list[list[int]]:
+        """Some positions as micro-batches, cut as suits the model."""
         indices = [self.indices[position] for position in positions]
-        cut = micro_batches(self.examples, indices, token_budget=token_budget)
+        cut = micro_batches(
+            self.examples,
+            indices,
+            token_budget=scoring.token_budget,
+            floor=scoring.layout.bucket_floor,
+        )
         return [[positions[number] for number in part] for part in cut]
 
 
@@ -95,7 +100,7 @@ def _mismatched_kl(
     if len(batch) < 2:
         return torch.zeros(())
     ratios = torch.zeros((), dtype=torch.float64)
-    for part in batch.parts(processes.share(len(batch)), scoring.token_budget):
+    for part in batch.parts(processes.share(len(batch)), scoring):
         table, _ = scoring([batch.mismatched_groups[position] for position in part], work)
         ratios += (table.sum(dim=1).cpu().double() - reference[part]).sum()
     return (processes.total(ratios) / len(batch)).clamp(min=0)

@@ -69,7 +69,9 @@ def completion_logps(
     many buckets are done.
     """
     own = Work()
-    parts = buckets([row_length(group) for group in groups], token_budget=scoring.token_budget)
+    lengths = [row_length(group) for group in groups]
+    floor = scoring.layout.bucket_floor
+    parts = buckets(lengths, token_budget=scoring.token_budget, floor=floor)
     mine = processes.share(len(parts))
     sums = torch.zeros(len(groups), len(groups[0].completions), dtype=torch.float64)
     for done, number in enumerate(mine):

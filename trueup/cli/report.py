@@ -1,0 +1,30 @@
+"""`trueup report RUN`: write a run's page again."""
+
+from typing import Annotated
+
+import typer
+
+from trueup.cli import printing
+from trueup.cli.options import AsJson
+
+EXAMPLE = "Example: trueup report runs/a"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verb."""
+    app.command("report", epilog=EXAMPLE)(report)
+
+
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write report.html of a run again, and print its path."""
+    with printing.working():
+        from trueup.report import report_run
+
+        path = report_run(run)
+    if as_json:
+        printing.show_json({"report": path})
+    else:
+        printing.show_lines(str(path))
