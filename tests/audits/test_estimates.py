@@ -166,10 +166,17 @@ def test_bounds_stay_inside_the_span():
     assert row.low < 0.9
 
 
+def test_a_mean_is_cut_to_its_span_and_an_undefined_bound_stays():
+    audit = Table((average("lean", lambda items: items["x"], span=(-0.5, 0.5)),))
+    row = only(estimate(audit, table([0.5, -0.4, 0.3])))
+    assert (row.low, row.high) == (-0.5, 0.5)
+    assert math.isnan(only(estimate(audit, table([0.5]))).low)
+
+
 @pytest.mark.parametrize("units", [1, 3])
 def test_the_jackknife_of_equal_units_is_undefined(units: int):
     terms = np.ones((units, 2))
-    row = jackknife(terms, mean_of_sums, None, None, Labels(metric="x"))
+    row = jackknife(terms, mean_of_sums, None, Labels(metric="x"))
     assert row.value == 1.0
     assert math.isnan(row.low)
     assert "undefined" in row.method

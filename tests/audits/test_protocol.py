@@ -111,5 +111,5 @@ def test_other_packages_add_audits():
 
 @pytest.mark.usefixtures("other_package")
 def test_an_audit_that_cannot_be_loaded_is_named():
-    with pytest.raises(UserError, match="audit 'broken': trueup.audits.perplexity:Nothing cannot"):
+    with pytest.raises(UserError, match=r"audit 'broken': .* cannot be loaded"):
         audit("broken")

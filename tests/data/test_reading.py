@@ -80,6 +80,33 @@ def test_a_hub_id_without_a_network_is_one_line() -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "asked"), [("org/data", ("org/data", None)), ("org/data:test", ("org/data", "test"))]
+)
+def test_a_hub_id_may_name_its_split(
+    monkeypatch: pytest.MonkeyPatch, name: str, asked: tuple[str, str | None]
+) -> None:
+    """The hub stands in for itself here: only what it is asked for is tested."""
+    calls = []
+
+    def load_dataset(identifier: str, *, split: str | None) -> Any:
+        calls.append((identifier, split))
+        data = datasets.Dataset.from_list(PAIRS)
+        return data if split else datasets.DatasetDict(validation=data)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+    assert read(name, contract="pairs").rows == PAIRS
+    assert calls == [asked]
+
+
+def test_a_stream_without_an_end_is_refused() -> None:
+    stream = datasets.Dataset.from_list(PAIRS).to_iterable_dataset()
+
+    with pytest.raises(UserError, match="a IterableDataset has no end that could be validated"):
+        read(stream, contract="pairs")
+
+
 @pytest.mark.parametrize("ending", [".jsonl", ".csv"])
 def test_byte_order_mark_carriage_returns_and_blank_lines_change_nothing(
     tmp_path: Path, ending: str

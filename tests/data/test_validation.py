@@ -137,6 +137,11 @@ def test_utf16_is_told_apart(tmp_path: Path, ending: str) -> None:
             "a.csv:1: 'prompt', 'chosen', 'rejected' are missing; columns: What is it?, this, that",
         ),
         ("a.json", b'[{"prompt": 1},\n]', "a.json:2: not valid JSON (Expecting value at column 1)"),
+        (
+            "a.json",
+            b'[{"prompt": "a", "prompt": "b"}]',
+            "a.json: not valid JSON ('prompt' stands twice)",
+        ),
         ("a.json", b"[1]", "a.json row 1: must be a JSON object, got 1"),
     ],
 )
@@ -270,6 +275,11 @@ def test_other_bytes_under_a_parquet_ending_are_one_line(tmp_path: Path) -> None
         ("./data/nope.csv", "./data/nope.csv: no such file"),
         ("org/nope.parquet", "org/nope.parquet: no such file"),
         (Path("org/nope"), "org/nope: no such file"),
+        (
+            "~nobody-of-that-name/a.csv",
+            "~nobody-of-that-name/a.csv: cannot be read (Could not determine home directory.)",
+        ),
+        ("/dev/null", "/dev/null: neither a file nor a folder"),
         ("two\nlines.jsonl", "two\\nlines.jsonl: no such file"),
         ("a\0b.jsonl", "a\\x00b.jsonl: no such file"),
         ("", "the data has no name; give a path or a hub id"),

@@ -409,7 +409,11 @@ def test_after_the_last_attempt_one_line_says_why(
 
 @pytest.mark.parametrize(
     ("asked", "waited"),
-    [("0.25", (0.25, 0.26)), (formatdate(1_000_000_000, usegmt=True), (0, 0.01))],
+    [
+        ("0.25", (0.25, 0.26)),
+        (formatdate(1_000_000_000, usegmt=True), (0, 0.01)),
+        ("soon", (0.001, 0.002)),
+    ],
 )
 def test_the_servers_wish_to_wait_is_honoured(
     to: Callable[..., Endpoint],
@@ -581,6 +585,25 @@ def test_calls_are_bounded_and_their_answers_kept(
     assert sent == 4
     assert texts(endpoint.chat(prompts)) == [[prompt] for prompt in prompts]
     assert (endpoint.work.calls, endpoint.work.cached) == (6, 4)
+
+
+def test_without_a_cache_a_bound_says_that_nothing_is_kept(to: Callable[..., Endpoint]) -> None:
+    with pytest.raises(BudgetSpent, match=r"\(there is no cache of answers\)$"):
+        to(max_calls=0, cache=False).chat(["a"])
+
+
+def test_the_work_is_counted_as_a_run_holds_it(to: Callable[..., Endpoint]) -> None:
+    endpoint = to(prices=(1.0, 2.0))
+    endpoint.chat(["one two", "three"], n=2)
+
+    # the script answers with its prompt and the sample's number: 3 + 3 and 2 + 2 words
+    assert endpoint.work.as_dict() == {
+        "calls": 2,
+        "cached": 0,
+        "prompt_tokens": 3,
+        "completion_tokens": 10,
+        "cost": pytest.approx((3 * 1 + 10 * 2) / 1e6, abs=1e-12),
+    }
 
 
 def test_repeated_attempts_count_as_calls(

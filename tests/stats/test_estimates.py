@@ -29,6 +29,10 @@ def test_undefined_bounds_say_so() -> None:
     assert line == "share  all  0.393 [undefined]  n=1"
 
 
+def test_no_items_print_as_undefined() -> None:
+    assert str(proportion(0, 0)) == "share  all  undefined [undefined]  n=0"
+
+
 def test_small_and_large_numbers_keep_their_digits() -> None:
     text = estimate(value=0.000123, low=-0.0001, high=123456.0).numbers()
     assert text == "0.000123 [-0.0001, 1.23e+05]"

@@ -161,6 +161,13 @@ def test_swaps_without_a_value_count_against_the_claim(rng: np.random.Generator)
     assert result.p_value == 1.0
 
 
+def test_a_statistic_without_a_value_has_no_p(rng: np.random.Generator) -> None:
+    result = paired_statistic([[0.0, 0.0]] * 3, [[1.0, 1.0]] * 3, ratio, rng=rng)
+    assert math.isnan(result.p_value)
+    assert math.isnan(result.delta)
+    assert math.isnan(result.low)
+
+
 def test_clusters_of_statistics_swap_whole(rng: np.random.Generator) -> None:
     ones = np.ones((40, 1))
     before, after = np.hstack([0 * ones, ones]), np.hstack([ones, ones])

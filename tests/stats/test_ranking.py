@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from trueup.stats import bradley_terry, lc_winrate
+from trueup.stats import bradley_terry, lc_winrate, swapped_winrate
 
 
 def simulated(
@@ -114,6 +114,16 @@ def test_clusters_widen_the_length_controlled_rate(rng: np.random.Generator) -> 
     plain = lc_winrate(wins, gap, rng=rng, resamples=300).controlled
     whole = lc_winrate(wins, gap, rng=rng, resamples=300, clusters=np.repeat(np.arange(60), 5))
     assert whole.controlled.high - whole.controlled.low > 1.5 * (plain.high - plain.low)
+
+
+def test_clusters_of_swapped_pairs_widen(rng: np.random.Generator) -> None:
+    scores = np.repeat(rng.integers(0, 2, (30, 2)), 6, axis=0)
+    clusters = np.repeat(np.arange(30), 6)
+    for plain, whole in zip(
+        swapped_winrate(scores), swapped_winrate(scores, clusters=clusters, rng=rng), strict=True
+    ):
+        assert whole.value == pytest.approx(plain.value)
+        assert whole.high - whole.low > 1.5 * (plain.high - plain.low)
 
 
 def test_a_fit_without_an_end_has_no_rate(rng: np.random.Generator) -> None:

@@ -131,12 +131,21 @@ class Asked:
                 if {probe.id for probe in chunk} <= done.get(name, set()):
                     continue
                 before = Counter(self.model.work.as_dict())
-                items = job.audit.measure(self.model, chunk)
+                items = _measured(job.audit, self.model, chunk)
                 items.insert(0, "audit", name)
                 spent = Counter(self.model.work.as_dict())
                 spent.subtract(before)
                 yield items, dict(spent)
         progress(total, total, "estimating")
+
+
+def _measured(audit: "Audit", model: "Model", chunk: "Sequence[Probe]") -> "pd.DataFrame":
+    """The chunk's items; what fails is told with the probes among which it stands."""
+    try:
+        return audit.measure(model, chunk)
+    except UserError as error:
+        where = f"{audit.name}, probes {chunk[0].id} to {chunk[-1].id}"
+        raise UserError(f"{where}: {error}") from error
 
 
 def job_of(audit: "Audit", data: Any) -> Job:

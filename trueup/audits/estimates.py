@@ -1,6 +1,7 @@
 """From items to numbers: every metric of an audit on every slice, with interval and n."""
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -43,7 +44,7 @@ def estimate(
                 ideal=metric.ideal,
             )
             source = rng or generator(audit.name, metric.name, name)
-            row = _estimate(metric, items[mask], source, labels)
+            row = _within(metric.span, _estimate(metric, items[mask], source, labels))
             if row.n or name == "all":
                 result.append(row)
     return result
@@ -59,6 +60,14 @@ def clusters_of(items: pd.DataFrame) -> NDArray[np.int64] | None:
     names = items["cluster"].where(items["cluster"] != "", "item " + items["id"])
     codes, distinct = pd.factorize(names)
     return codes if 1 < len(distinct) < len(items) else None
+
+
+def _within(span: tuple[float, float] | None, row: Estimate) -> Estimate:
+    """The estimate with its bounds cut to the values that are possible."""
+    if span is None:
+        return row
+    low, high = np.clip([row.low, row.high], *span).tolist()
+    return replace(row, low=low, high=high)
 
 
 def _estimate(
@@ -78,5 +87,5 @@ def _estimate(
     if metric.span is not None and point in metric.span:
         return at_the_end(point, units, len(terms), metric.span, labels)
     if units < FEW:
-        return jackknife(terms, metric.value, clusters, metric.span, labels)
+        return jackknife(terms, metric.value, clusters, labels)
     return bootstrap(terms, metric.value, clusters=clusters, rng=rng, **labels)

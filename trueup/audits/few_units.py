@@ -22,13 +22,11 @@ def jackknife(
     terms: Array,
     value: Value,
     clusters: NDArray[np.int64] | None,
-    span: Span | None,
     labels: Labels,
 ) -> Estimate:
     """`value` of the summed terms with Student's interval from leaving each unit out.
 
     se^2 = (U - 1) / U sum over units u of (value without u - their mean)^2;  value -+ t_{U-1} se
-    Fields: span cuts the bounds to the values that are possible.
     Edges:  fewer than two units, no variance, or a unit without which there is no value: NaN.
     Source: Tukey 1958; Efron and Tibshirani 1993, chapter 11.
     """
@@ -44,11 +42,10 @@ def jackknife(
         how = f"jackknife of {count} {unit}, undefined without variance"
         return Estimate(value=point, low=math.nan, high=math.nan, n=n, method=how, **labels)
     half = float(stdtrit(count - 1, (1 + level_of(labels)) / 2)) * error
-    low, high = span or (-math.inf, math.inf)
     return Estimate(
         value=point,
-        low=max(point - half, low),
-        high=min(point + half, high),
+        low=point - half,
+        high=point + half,
         n=n,
         method=f"jackknife of {count} {unit}, Student t",
         **labels,

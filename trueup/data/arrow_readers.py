@@ -71,9 +71,11 @@ def read_dataset(source: str, data: "Dataset | DatasetDict") -> RawRows:
     Raises: UserError where there are several splits and none is named `train`, or the rows cannot
             be decoded.
     """
+    import datasets
+
     if isinstance(data, dict):
         data = _one_split(source, data)
-    if not hasattr(data, "to_list"):
+    if not isinstance(data, datasets.Dataset):
         raise UserError(
             f"{source}: a {type(data).__name__} has no end that could be validated; "
             "take a number of rows from it first"

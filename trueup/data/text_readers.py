@@ -1,9 +1,12 @@
 """Readers of JSONL, JSON, CSV and TSV, which know the line of everything that is wrong."""
 
+import contextlib
 import csv
 import io
 import json
 import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 from trueup.data.canonical import escaped, one_line, shown
@@ -13,6 +16,7 @@ from trueup.errors import UserError
 
 _BOM = b"\xef\xbb\xbf"
 _WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff")
+_CSV_LIMIT = threading.Lock()
 
 
 def read_jsonl(source: str, data: bytes) -> RawRows:
@@ -139,20 +143,30 @@ def _keep(raw: RawRows, number: int, row: Any) -> None:
 def _csv_rows(text: str, delimiter: str) -> tuple[list[tuple[int, list[str]]], Problem | None]:
     """Every row that is not blank with the line on which it begins, and where the quotes break."""
     rows: list[tuple[int, list[str]]] = []
-    limit = csv.field_size_limit(sys.maxsize)  # the module's 131,072 is too short for dialogues
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     begins = 1
-    try:
-        for cells in reader:
-            if cells:
-                rows.append((begins, cells))
-            begins = reader.line_num + 1
-    except csv.Error as error:
-        what = "a quoted field is never closed" if "unexpected end" in str(error) else str(error)
-        return rows, Problem(begins, f"not valid CSV ({one_line(what, limit=80)})")
-    finally:
-        csv.field_size_limit(limit)
+    with _csv_fields_of_any_length():
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        try:
+            for cells in reader:
+                if cells:
+                    rows.append((begins, cells))
+                begins = reader.line_num + 1
+        except csv.Error as error:
+            is_open = "unexpected end" in str(error)
+            what = "a quoted field is never closed" if is_open else one_line(str(error), limit=80)
+            return rows, Problem(begins, f"not valid CSV ({what})")
     return rows, None
+
+
+@contextlib.contextmanager
+def _csv_fields_of_any_length() -> Iterator[None]:
+    """Lift the module's limit of 131,072 characters, too few for dialogues, which is global."""
+    with _CSV_LIMIT:
+        limit = csv.field_size_limit(sys.maxsize)
+        try:
+            yield
+        finally:
+            csv.field_size_limit(limit)
 
 
 def _check_header(where: str, header: list[str]) -> None:

@@ -374,7 +374,11 @@ class Endpoint:
                     if not isinstance(reply, Failure):
                         return self._answers(reply, question.settings)
             except BudgetSpent as error:
-                kept = "cached answers are kept" if self.cache else "there is no cache of answers"
+                kept = (
+                    "cached answers are kept"
+                    if self.cache is not None
+                    else "there is no cache of answers"
+                )
                 raise BudgetSpent(f"{self.url}: {error} ({kept})") from error
             if self._dialect is dialect:  # else another thread has learned something: try again
                 self._dialect = self._other_dialect(dialect, reply, count)

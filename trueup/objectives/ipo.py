@@ -65,7 +65,7 @@ def ipo_loss(
     ref_chosen_logps: Tensor,
     ref_rejected_logps: Tensor,
     tau: float,
-    average: bool,
+    average: bool = True,
     chosen_lengths: Tensor | None = None,
     rejected_lengths: Tensor | None = None,
 ) -> Tensor:

@@ -16,7 +16,7 @@ class SequenceLogps:
     mean_logps: Tensor
 
 
-def sequence_logps(*, logits: Tensor, ids: Tensor, completion_mask: Tensor) -> SequenceLogps:
+def sequence_logps(logits: Tensor, ids: Tensor, completion_mask: Tensor) -> SequenceLogps:
     """Log-probability of each completion under a causal model.
 
     token_logps[b, t] = log softmax(logits[b, t])[ids[b, t+1]] where completion_mask[b, t+1]

@@ -166,7 +166,7 @@ def rpo_loss(
 
 
 def rpo_two_response_optimum(
-    *, label_rate: float, ref_margin: float, beta: float, eta: float
+    label_rate: float, ref_margin: float, beta: float, eta: float
 ) -> float:
     """The logit difference that RPO reaches on two responses; the truth its training is held to.
 

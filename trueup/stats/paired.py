@@ -66,9 +66,9 @@ def paired_binary(
     Source: McNemar 1947; Bonett and Price 2012.
     """
     x, y = _complete_pairs(before, after)
-    for value in np.concatenate([x, y]):
-        if value not in (0.0, 1.0):
-            raise UserError(f"paired_binary takes 0 and 1, got {value:g}; use paired_mean")
+    graded = [side[(side != 0) & (side != 1)] for side in (x, y)]
+    for value in np.concatenate(graded)[:1]:
+        raise UserError(f"paired_binary takes 0 and 1, got {value:g}; use paired_mean")
     if clusters is not None:
         return paired_mean(before, after, clusters=clusters, rng=needed(rng), level=level)
     n = len(x)
