@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def generated(model: Any, tokenizer: Any, prompts: list[str], count: int, tokens: int) -> Any:
-    """transformers' own samples."""
+    """Transformers' own samples."""
     tokenizer.padding_side = "left"
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
     inputs.pop("token_type_ids", None)

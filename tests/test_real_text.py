@@ -85,7 +85,6 @@ def test_rpo_on_real_pairs_raises_the_held_out_margin(shared_data: Path, tmp_pat
     assert 3e6 < sum(weight.numel() for weight in tuned.model.parameters()) < 6e6
     found = {(row["metric"], row["slice"]): row for row in Run.open(tmp_path / "rpo").estimates()}
     margin = found["positive-margin", "all"]
-    print({key: (row["value"], row["low"], row["high"], row["n"]) for key, row in found.items()})
     assert margin["n"] == 200
     assert margin["low"] > 0.5  # the reference has no margin: 50 %
     chosen = found["likelihood-displacement", "chosen"]

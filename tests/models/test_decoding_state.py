@@ -1,7 +1,5 @@
 """Five words of decoding: each equals a fresh pass over the same tokens."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -31,9 +29,7 @@ def test_prefill_and_advance_equal_fresh_passes(lm: LanguageModel):
     assert_state(state, lm, PROMPTS)
     state.advance([100, 101, 102])
     state.advance([110, 111, 112])
-    assert_state(
-        state, lm, [[*p, 100 + i, 110 + i] for i, p in enumerate(PROMPTS)]
-    )
+    assert_state(state, lm, [[*p, 100 + i, 110 + i] for i, p in enumerate(PROMPTS)])
 
 
 def test_select_forks_and_reorders(lm: LanguageModel):
@@ -41,9 +37,7 @@ def test_select_forks_and_reorders(lm: LanguageModel):
     state.advance([100, 101, 102])
     state.select([2, 0, 2])
     state.advance([7, 8, 9])
-    assert_state(
-        state, lm, [[*PROMPTS[2], 102, 7], [*PROMPTS[0], 100, 8], [*PROMPTS[2], 102, 9]]
-    )
+    assert_state(state, lm, [[*PROMPTS[2], 102, 7], [*PROMPTS[0], 100, 8], [*PROMPTS[2], 102, 9]])
 
 
 def test_rollback_forgets_the_last_tokens(lm: LanguageModel):

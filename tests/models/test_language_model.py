@@ -18,9 +18,7 @@ from trueup.models.encoding import Encoder
 
 def merging_tokenizer() -> transformers.PreTrainedTokenizerFast:
     """Words of a, b and the merge ab, so that 'a' + 'b' straddles the boundary."""
-    backend = Tokenizer(
-        models.BPE(vocab={"a": 0, "b": 1, "ab": 2, "</s>": 3}, merges=[("a", "b")])
-    )
+    backend = Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "ab": 2, "</s>": 3}, merges=[("a", "b")]))
     backend.pre_tokenizer = pre_tokenizers.Sequence([])
     return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
 

@@ -92,7 +92,7 @@ def test_each_prompt_is_read_once_for_all_its_samples(tiny_llama: LanguageModel)
 
 
 def test_bad_settings_name_value_and_range(tiny_llama: LanguageModel):
-    with pytest.raises(UserError, match="top_p must lie between 0 and 1, got 1.5"):
+    with pytest.raises(UserError, match=r"top_p must lie between 0 and 1, got 1\.5"):
         tiny_llama.sample(["a"], top_p=1.5)
-    with pytest.raises(UserError, match="the model reads 256"):
+    with pytest.raises(UserError, match=r"the model reads 256"):
         tiny_llama.sample(["a"], max_new_tokens=300)

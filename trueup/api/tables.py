@@ -43,7 +43,8 @@ def comparison_tables(rows: Iterable["ComparisonRow"]) -> RenderableType:
 
     parts: list[RenderableType] = []
     for audit, group in groupby(rows, key=lambda row: row.audit):
-        table = plain_table(audit, right=("before", "after", "change", "p", "n"), left=("verdict",))
+        numbers = ("before", "after", "change", "p", "n")
+        table = plain_table(audit, right=numbers, left=("verdict",), gap=1)
         metric = ""
         for row in group:
             shown = Text(f"  {row.slice}") if row.metric == metric else Text(row.metric, "bold")
@@ -61,9 +62,11 @@ def comparison_tables(rows: Iterable["ComparisonRow"]) -> RenderableType:
     return Group(*parts)
 
 
-def plain_table(*names: str, right: Sequence[str] = (), left: Sequence[str] = ()) -> Table:
+def plain_table(
+    *names: str, right: Sequence[str] = (), left: Sequence[str] = (), gap: int = 2
+) -> Table:
     """An empty table without frames: columns of words, then of numbers, then of words."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    table = Table(box=None, padding=(0, gap, 0, 0), header_style="bold", pad_edge=False)
     for name in names:
         table.add_column(name, overflow="fold", min_width=6)
     for name in right:

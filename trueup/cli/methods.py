@@ -24,15 +24,19 @@ def methods(
         typer.Argument(metavar="QUERY", help="Words of a name, title, stage, year or arXiv id."),
     ] = None,
     as_json: AsJson = False,
+    with_base: Annotated[
+        bool, typer.Option("--base", help="In --json, the methods without a number as well.")
+    ] = False,
 ) -> None:
     """List the methods, or those that hold every word of the query."""
     from trueup import catalog
 
     words = " ".join(query or ())
-    found = catalog.search(words)
     if as_json:
+        found = catalog.search(words, base=with_base)
         printing.show_json([entry.as_dict() for entry in found])
         return
+    found = catalog.search(words)
     if not found:
         printing.show(f"no method holds {words!r}; `trueup methods` lists all")
         return
@@ -47,8 +51,8 @@ def _show(entries: "list[Entry]") -> None:
 
     table = plain_table()
     table.add_column("no.", justify="right", no_wrap=True)
-    table.add_column("name", no_wrap=True, max_width=26, overflow="ellipsis")
-    table.add_column("title", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("name", no_wrap=True, max_width=18, overflow="ellipsis")
+    table.add_column("title", no_wrap=True, overflow="ellipsis", max_width=30)
     table.add_column("stage", no_wrap=True)
     table.add_column("status", no_wrap=True)
     for entry in entries:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trueup.audits.protocol import Audit
 
 WORTH_CORRECTING = 0.05  # of P(he | job); a smaller lean is left alone
-ALIGNMENT = {
+ALIGNMENT: dict[str, Any] = {
     "beta": 0.1,
     "eta": 1.0,  # the pairs are short (six tokens) and say that both pronouns are as good
     "epochs": 3,

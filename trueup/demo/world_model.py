@@ -16,7 +16,7 @@ from trueup.api.progress import Progress
 from trueup.errors import UserError
 from trueup.files import cache_folder, content_hash
 from trueup.models import LanguageModel, load
-from trueup.objectives import SFT
+from trueup.objectives.sft import SFT
 from trueup.training import TrainingConfig, train
 from trueup.worlds.occupations import OccupationWorld
 
@@ -73,7 +73,7 @@ def _trained(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(world.seed)
-        model = transformers.AutoModelForCausalLM.from_config(config)
+        model = transformers.LlamaForCausalLM(config)
     rows = [{"prompt": "", "completion": text} for text in corpus]
     result = train(
         LanguageModel(model, tokenizer, name="world"),
@@ -93,7 +93,7 @@ def _tokenizer(world: OccupationWorld) -> transformers.PreTrainedTokenizerFast:
         models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<pad>")
     )
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return transformers.PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,
         pad_token="<pad>",
         bos_token="<s>",

@@ -17,7 +17,6 @@ from trueup.models import architecture
 from trueup.models.selected_logps import selected_logps
 from trueup.models.work import Work
 
-
 PASS_COST = 7e9  # multiplications that one more forward pass is worth, measured on two CPU cores
 
 

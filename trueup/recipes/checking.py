@@ -36,7 +36,7 @@ def read_recipe(path: str | Path) -> Recipe:
     steps = top["steps"]
     if not isinstance(steps.value, list) or not steps.value:
         raise steps.error(f"'steps' must be a list of steps, got {_shown(steps)}")
-    checker = _Checker(file.resolve().parent, top)
+    checker = _Checker(file.parent, top)
     made = [checker.step(item, number) for number, item in enumerate(steps.value, start=1)]
     out = _text(top["out"], "out") if "out" in top else str(Path("runs") / file.stem)
     return Recipe(

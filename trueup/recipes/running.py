@@ -96,6 +96,7 @@ class Journal:
         folder = self.folder(step)
         entry = self.steps.get(step.name, {})
         goes_on = entry.get("inputs") == inputs and entry.get("outputs") is None
+        goes_on = goes_on and step.verb != "compare"  # which is done in one piece
         if folder.exists() and not goes_on:
             number = 1
             while (old := folder.with_name(f"{folder.name}.old-{number}")).exists():
