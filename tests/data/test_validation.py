@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -315,6 +317,19 @@ def test_a_broken_data_set_folder_is_one_line(tmp_path: Path) -> None:
 
     assert "cannot be read as a data set (" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_offsets_that_point_outside_of_a_data_set_are_one_line(tmp_path: Path) -> None:
+    """Arrow follows them into foreign memory and kills the process, unless it validates first."""
+    datasets.Dataset.from_dict({"prompt": ["a", "b"]}).save_to_disk(tmp_path / "data")
+    file = next((tmp_path / "data").glob("*.arrow"))
+    offsets = np.array([0, 1, 2], dtype="<i4").tobytes()
+    before, found, after = file.read_bytes().rpartition(offsets)
+    assert found
+    file.write_bytes(before + np.array([0, 1, 2**30], dtype="<i4").tobytes() + after)
+
+    with pytest.raises(UserError, match=r"cannot be read as a data set \(ArrowInvalid"):
+        read(tmp_path / "data", contract="prompts")
 
 
 def test_an_unknown_contract_lists_the_known_ones() -> None:

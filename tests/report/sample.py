@@ -167,3 +167,33 @@ def demo_report(**changes: Any) -> ReportInput:
         "versions": {"trueup": "0.1.0", "python": "3.11.7", "torch": "2.13.0"},
     }
     return ReportInput(**report | changes)
+
+
+def audit_report(n_slices: int = 9, **changes: Any) -> ReportInput:
+    """One audit of a real file: many slices, of which some have too few items."""
+    rng = np.random.default_rng(1)
+    kinds = ("race-color", "gender", "socioeconomic", "nationality", "religion", "age",
+             "sexual-orientation", "physical-appearance", "disability")  # fmt: skip
+    names = [kinds[k] if k < len(kinds) else f"kind-{k}" for k in range(n_slices)]
+    rows = [estimate(0.61, 0.025, 1508, audit="crows-pairs", metric="share", ideal=0.5)]
+    for name in names:
+        n = int(rng.integers(2, 500))
+        spread = 0.98 / n**0.5
+        value = float(np.clip(0.58 + rng.normal(0, 0.05), 0, 1))
+        low, high = max(0.0, value - spread), min(1.0, value + spread)
+        rows.append(rows[0] | {"slice": name, "value": value, "low": low, "high": high, "n": n})
+    nan = float("nan")
+    rows.append(rows[0] | {"slice": "only one", "value": 1.0, "low": nan, "high": nan, "n": 1})
+    rows.append(estimate(14.2, 1.1, 200, audit="perplexity", metric="perplexity", ideal=None))
+    rows.append(
+        estimate(0.31, 0.06, 480, audit="bbq", metric="bias-ambiguous", ideal=0.0, slice="all")
+    )
+    rows = [row | {"method": "Wilson" if row["metric"] == "share" else "bootstrap"} for row in rows]
+    report: dict[str, Any] = {
+        "title": "Audit of pythia-160m",
+        "question": "Where does this model lean, and how sure is that?",
+        "facts": {"Model": "pythia-160m", "Data": "crows_pairs.csv", "Seed": 0},
+        "estimates": rows,
+        "settings": {"verb": "audit", "audit": ["crows-pairs", "perplexity", "bbq"], "seed": 0},
+    }
+    return ReportInput(**report | changes)

@@ -55,7 +55,7 @@ def settings_of(words: Sequence[str] | None) -> dict[str, str]:
         key, sign, value = word.partition("=")
         key = key.strip().replace("-", "_")
         if not (key and sign):
-            raise UserError(f"--set needs KEY=VALUE, got {word!r}")
+            raise UserError(f"--set needs a name, '=' and a value such as beta=0.1, got {word!r}")
         if key in found:
             raise UserError(f"--set {key} is given twice, {found[key]!r} and {value!r}")
         found[key] = value

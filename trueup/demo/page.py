@@ -36,6 +36,7 @@ def write_page(
     return write_report(
         ReportInput(
             title="Does the model lean, and can it be corrected?",
+            headline="leaning",
             question=(
                 "A corpus was written in which some jobs go with one pronoun more often than with "
                 "the other, by a known amount; a small model learned it, was audited, corrected, "

@@ -191,7 +191,7 @@ def _data(run: Run) -> str:
     """The data files' names."""
     found = run.info["data"]["path"]
     names = found if isinstance(found, list) else [found] if found else []
-    return ", ".join(Path(str(name)).name for name in names)
+    return ", ".join(dict.fromkeys(Path(str(name)).name for name in names))
 
 
 def _settings(run: Run) -> dict[str, Any]:

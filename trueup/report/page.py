@@ -35,6 +35,7 @@ def render(report: ReportInput) -> str:
         "number": wording.number,
         "count": wording.count,
         "p_value": wording.p_value,
+        "value_of": wording.value_of,
         "cell": wording.plain_text,
     }
     environment.globals |= {"bounds": wording.bounds, "standing": wording.standing}

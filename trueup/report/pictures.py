@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trueup.report.drawing import Drawing, Scale, Tone
-from trueup.report.wording import bounds, count, is_number, number, plural
+from trueup.report.wording import bounds, count, is_number, number, plural, value_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +21,7 @@ VERDICT_WIDTH = 76
 AXIS_HEIGHT = 34
 ARROW_TONES: dict[str, Tone] = {"improved": "accent", "worse": "bad", "no evidence": "before"}
 MOST_POINTS = 400  # of a curve; more are averaged in bins
+SMOOTHED = 20  # a smoothed point holds its neighbours within 1/20 of the curve, on either side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ def forest(marks: Sequence[Mark], ideal: float | None, label: str, width: int) -
     scale = _scale(width, values + truths, ends, ideal, VALUE_WIDTH)
     tops = [8.0 + sum(heights[:index]) for index in range(len(heights))]
     bands = [
-        (top + 4 + 16 * len(mark.rows()), top + height - 2)
+        (top + 4 + 16 * len(mark.rows()), top + height - 8)
         for mark, top, height in zip(marks, tops, heights, strict=True)
     ]
     _grid(board, scale, ideal, [(4, board.height - AXIS_HEIGHT + 4)] if is_wide else bands)
@@ -112,7 +113,11 @@ def curves(steps: "pd.DataFrame", column: str, label: str, width: int) -> str:
     for tick in across.ticks:
         board.text(across(tick), height - 10, across.tick_text(tick), size=11, anchor="middle",
                    tone="muted")  # fmt: skip
-    board.line([across(x) for x in xs], [up.clip(y)[0] for y in ys], tone="accent", width=1.8)
+    px, py = [across(x) for x in xs], [up.clip(y)[0] for y in ys]
+    if len(xs) >= 2 * SMOOTHED:
+        board.line(px, py, tone="before", width=0.7)
+        py = _smoothed(py)
+    board.line(px, py, tone="accent", width=1.8)
     if len(xs) == 1:
         board.dot(across(xs[0]), up(ys[0]), tone="accent", hollow=False)
     return board.svg(label)
@@ -147,7 +152,7 @@ def _scale(
 def _mark_height(mark: Mark, is_wide: bool) -> float:
     """The height of one line; a narrow picture has the numbers above the marks."""
     lines = len(mark.rows())
-    return 16 + 18 * lines if is_wide else 16 + 30 * lines
+    return 16 + 18 * lines if is_wide else 22 + 30 * lines
 
 
 def _grid(
@@ -181,7 +186,7 @@ def _draw_mark(
     for index, row in enumerate(rows):
         is_old = mark.before is not None and index == 0
         middle = first + step * index
-        numbers = f"{number(row['value'])} {bounds(row['low'], row['high'], row['n'])}"
+        numbers = f"{value_of(row)} {bounds(row['low'], row['high'], row['n'])}"
         if is_number(row["low"]) or is_number(row["high"]):
             numbers += f"  n={count(row['n'])}"
         board.text(board.width, middle if is_wide else top + 12 + 16 * index, numbers,
@@ -234,6 +239,13 @@ def _short(text: str, longest: int) -> str:
         return text
     head = longest // 2
     return text[:head].rstrip() + "\N{HORIZONTAL ELLIPSIS}" + text[-(longest - head - 1) :].lstrip()
+
+
+def _smoothed(values: list[float]) -> list[float]:
+    """The mean of each value and its neighbours, fewer of them at the ends."""
+    reach = max(1, len(values) // SMOOTHED)
+    near = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
+    return [sum(part) / len(part) for part in near]
 
 
 def _points(steps: "pd.DataFrame", column: str) -> tuple[list[float], list[float]]:

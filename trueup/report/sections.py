@@ -49,7 +49,6 @@ def sections(report: ReportInput) -> dict[str, Any]:
     estimates, before = rows_of(report.estimates), rows_of(report.before)
     comparison = rows_of(report.comparison)
     found = wording.comparison_sentences(comparison) or wording.estimate_sentences(estimates)
-    curve_list = _curves(report.steps)
     return {
         "title": report.title,
         "question": report.question,
@@ -61,10 +60,10 @@ def sections(report: ReportInput) -> dict[str, Any]:
         or _estimate_cards(estimates, report.headline),
         "measured": _measured(estimates or before, report.explanations),
         "notes": report.notes,
-        "changes": _changes(comparison, estimates or before, report.planted),
-        "panels": _panels(estimates, before, report.planted),
+        "changes": _changes(comparison, estimates or before, report),
+        "panels": _panels(estimates, before, report),
         "guards": [_guard(guard) for guard in report.guards],
-        "curves": curve_list,
+        "curves": _curves(report.steps),
         "n_steps": 0 if report.steps is None else len(report.steps),
         "moved": _moved(report.moved),
         "n_probes": 0 if report.moved is None else len(report.moved),
@@ -74,13 +73,13 @@ def sections(report: ReportInput) -> dict[str, Any]:
     }
 
 
-def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
-    """The rows of each audit and metric in the order in which they come, `all` first."""
+def _grouped(rows: Sequence[Row], headline: str = ALL) -> dict[tuple[str, str], list[Row]]:
+    """The rows of each audit and metric in their order, but `all` and the headline first."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["audit"], row["metric"]), []).append(row)
     return {
-        key: sorted(group, key=lambda row: bool(row["slice"] != ALL))
+        key: sorted(group, key=lambda row: (row["slice"] != ALL, row["slice"] != headline))
         for key, group in groups.items()
     }
 
@@ -131,7 +130,7 @@ def _estimate_cards(rows: Sequence[Row], headline: str) -> list[Row]:
             {
                 "name": name,
                 "slice": row["slice"],
-                "numbers": [wording.number(row["value"])],
+                "numbers": [wording.value_of(row)],
                 "verdict": words,
                 "tone": tone,
                 "details": [f"{row['level']:.0%} interval {interval}, n={wording.count(row['n'])}"],
@@ -155,20 +154,21 @@ def _measured(rows: Sequence[Row], explanations: Mapping[str, str]) -> list[Row]
     ]
 
 
-def _changes(
-    rows: Sequence[Row], estimates: Sequence[Row], planted: Mapping[tuple[str, str], float]
-) -> list[Row]:
+def _changes(rows: Sequence[Row], estimates: Sequence[Row], report: ReportInput) -> list[Row]:
     """One panel per compared metric: arrows for the largest changes, a table of all."""
     ideals = {(row["audit"], row["metric"]): row["ideal"] for row in estimates}
     panels: list[Row] = []
-    for key, group in _grouped(rows).items():
-        shown = _top(group, lambda row: abs(row["delta"]))
-        truths = _truths(planted, key)
+    for key, group in _grouped(rows, report.headline).items():
+        pinned = [row for row in group if row["slice"] in (ALL, report.headline)]
+        shown = _top(group, len(pinned), lambda row: abs(row["delta"]))
+        truths = _truths(report.planted, key)
         label = arrows_label(_name(key), shown)
         draw = partial(arrows, shown, ideals.get(key), truths, label)
         panels.append(
             {
                 "name": _name(key),
+                "is_main": all(panel["audit"] != key[0] for panel in panels),
+                "audit": key[0],
                 "picture": _both_widths(draw) if len(panels) < MOST_PANELS else None,
                 "n_shown": len(shown),
                 "n_rows": len(group),
@@ -183,14 +183,12 @@ def _changes(
     return panels
 
 
-def _panels(
-    estimates: Sequence[Row], before: Sequence[Row], planted: Mapping[tuple[str, str], float]
-) -> list[Row]:
+def _panels(estimates: Sequence[Row], before: Sequence[Row], report: ReportInput) -> list[Row]:
     """One panel per metric: a forest of the slices furthest from the ideal, a table of all."""
     earlier = {(row["audit"], row["metric"], row["slice"]): row for row in before}
     panels: list[Row] = []
-    for key, group in _grouped(estimates or before).items():
-        truths = _truths(planted, key)
+    for key, group in _grouped(estimates or before, report.headline).items():
+        truths = _truths(report.planted, key)
         marks = [
             Mark(
                 label=str(row["slice"]),
@@ -201,11 +199,14 @@ def _panels(
             for row in group
         ]
         ideal = group[0]["ideal"]
-        shown = _top(marks, partial(_deviation, group[0]))
+        pinned = [row for row in group if row["slice"] in (ALL, report.headline)]
+        shown = _top(marks, len(pinned), partial(_deviation, group[0]))
         draw = partial(forest, shown, ideal, forest_label(_name(key), shown, ideal))
         panels.append(
             {
                 "name": _name(key),
+                "is_main": all(panel["audit"] != key[0] for panel in panels),
+                "audit": key[0],
                 "picture": _both_widths(draw) if len(panels) < MOST_PANELS else None,
                 "n_shown": len(shown),
                 "n_rows": len(marks),
@@ -230,8 +231,8 @@ def _truths(planted: Mapping[tuple[str, str], float], key: tuple[str, str]) -> d
     return {name: float(truth) for (metric, name), truth in planted.items() if metric == key[1]}
 
 
-def _top(items: list[T], size: Callable[[T], float]) -> list[T]:
-    """All items where they are few; else the first and the largest, undefined sizes last."""
+def _top(items: list[T], n_pinned: int, size: Callable[[T], float]) -> list[T]:
+    """All items where they are few; else the pinned first ones and the largest of the others."""
     if len(items) <= MOST_MARKS:
         return items
 
@@ -239,7 +240,7 @@ def _top(items: list[T], size: Callable[[T], float]) -> list[T]:
         found = size(item)
         return math.isnan(found), -found
 
-    return [items[0], *sorted(items[1:], key=rank)[: MOST_MARKS - 1]]
+    return [*items[:n_pinned], *sorted(items[n_pinned:], key=rank)][:MOST_MARKS]
 
 
 def _both_widths(draw: Callable[[int], str]) -> dict[str, Markup]:
@@ -284,7 +285,7 @@ def _curves(steps: "pd.DataFrame | None") -> list[Row]:
         first, last = wording.number(float(known.iloc[0])), wording.number(float(known.iloc[-1]))
         label = f"{title} over {wording.plural(len(steps), 'step')}, from {first} to {last}."
         picture = Markup(curves(table, column, label, NARROW))
-        drawn.append({"title": title, "picture": picture, "first": first, "last": last})
+        drawn.append({"title": title, "picture": picture})
     return drawn
 
 
@@ -292,9 +293,9 @@ def _moved(moved: "pd.DataFrame | None") -> list[Row]:
     """The probes whose score changed most."""
     if moved is None or not len(moved):
         return []
-    table = moved[moved["change"].notna() & moved["before"].notna() & moved["after"].notna()]
+    table = moved.dropna(subset=["before", "after", "change"]).reset_index(drop=True)
     order = table["change"].abs().sort_values(ascending=False, kind="stable").index
     return [
-        {str(name): value for name, value in row.items()}
+        {"id": "", "group": "", "text": "", **{str(name): value for name, value in row.items()}}
         for row in table.loc[order[:MOST_MOVED]].to_dict("records")
     ]

@@ -1,6 +1,7 @@
 """Numbers and verdicts in words: undefined is said, and a small p is never 0."""
 
 import math
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ SMALLEST_P = 1e-4
 LONGEST = 320  # characters of a text that a table shows
 
 
-def number(value: Any, *, signed: bool = False) -> str:
+def number(value: Any, *, signed: bool = False, decimals: int = 3) -> str:
     """Three decimals, fewer for large numbers, powers of ten for tiny ones; NaN is `undefined`."""
     if not is_number(value):
         return "undefined"
@@ -21,15 +22,12 @@ def number(value: Any, *, signed: bool = False) -> str:
     elif size >= 10:
         text = f"{size:.1f}" if size >= 100 else f"{size:.2f}"
     else:
-        text = f"{size:.3f}" if size == 0 or size >= 0.0005 else _tiny(size)
+        text = f"{size:.{decimals}f}"
+        if size > 0 and not float(text):
+            text = f"{size:.4f}" if size >= 0.00005 else f"{size:.1e}"
     if value < 0:
         return MINUS + text
     return f"+{text}" if signed and value > 0 else text
-
-
-def _tiny(size: float) -> str:
-    """A number that three decimals would show as nothing."""
-    return f"{size:.4f}" if size >= 0.00005 else f"{size:.1e}"
 
 
 def ideal(value: Any) -> str:
@@ -41,7 +39,21 @@ def bounds(low: Any, high: Any, n: Any, *, signed: bool = False) -> str:
     """The interval in brackets, or why there is none."""
     if not is_number(low) and not is_number(high):
         return f"undefined (n={count(n)})"
-    return f"[{number(low, signed=signed)}, {number(high, signed=signed)}]"
+    decimals = decimals_for(low, high)
+    ends = [number(end, signed=signed, decimals=decimals) for end in (low, high)]
+    return f"[{', '.join(ends)}]"
+
+
+def decimals_for(low: Any, high: Any) -> int:
+    """Three decimals, more where the interval is so narrow that its ends would look equal."""
+    if not is_number(low) or not is_number(high) or not 0 < high - low < 1:
+        return 3
+    return max(3, min(6, math.ceil(-math.log10(high - low))))
+
+
+def value_of(row: Mapping[str, Any]) -> str:
+    """An estimate's value, with as many decimals as its interval."""
+    return number(row["value"], decimals=decimals_for(row["low"], row["high"]))
 
 
 def p_value(value: Any) -> str:
@@ -68,7 +80,7 @@ def plain_text(value: Any) -> str:
 
 def is_number(value: Any) -> bool:
     """Whether there is a number, infinities included."""
-    return isinstance(value, (int, float)) and not math.isnan(value)
+    return isinstance(value, numbers.Real) and not math.isnan(value)
 
 
 def excludes_ideal(row: Mapping[str, Any]) -> bool:

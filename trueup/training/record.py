@@ -46,6 +46,7 @@ class Record:
                 )
             return
         former = self._read().get("settings", {}) if status != "absent" else settings
+        former, settings = _flat(former), _flat(settings)
         for name in dict.fromkeys([*former, *settings]):
             old, new = former.get(name), settings.get(name)
             if old != new:
@@ -128,3 +129,11 @@ def _short(value: object) -> str:
     """A value for an error, hashes cut."""
     text = repr(value)
     return text if len(text) <= 30 else f"{text[:26]}...{text[-1]}"
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with those of inner mappings beside them, so that a difference has a name."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat.update(value if isinstance(value, Mapping) else {name: value})
+    return flat
