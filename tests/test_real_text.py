@@ -65,9 +65,8 @@ def test_rpo_on_real_pairs_raises_the_held_out_margin(shared_data: Path, tmp_pat
         data=[{"prompt": row["prompt"], "completion": row["chosen"]} for row in train],
         out=tmp_path / "sft",
         learning_rate=2e-3,
-        epochs=2,
         batch_size=16,
-        max_length=256,
+        max_length=160,
     )
     tuned = trueup.align(
         tmp_path / "sft",
@@ -77,10 +76,9 @@ def test_rpo_on_real_pairs_raises_the_held_out_margin(shared_data: Path, tmp_pat
         out=tmp_path / "rpo",
         beta=0.1,
         eta=0.005,
-        learning_rate=2e-4,
-        epochs=1,
+        learning_rate=1e-3,
         batch_size=16,
-        max_length=256,
+        max_length=160,
     )
     assert 3e6 < sum(weight.numel() for weight in tuned.model.parameters()) < 6e6
     found = {(row["metric"], row["slice"]): row for row in Run.open(tmp_path / "rpo").estimates()}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.tiny_models import make_tiny
-from trueup.cli import run_words
+from trueup.cli.session import run_words
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,8 @@ def _interruption(stop: BaseException, words: Sequence[str], command: Any) -> st
     """What was kept, and the command that goes on."""
     verb = command.commands.get(words[0]) if words else None
     options = [name for param in getattr(verb, "params", []) for name in param.opts]
-    if "--resume" not in options:
+    has_folder = "--out" not in options or any(word.startswith("--out") for word in words)
+    if "--resume" not in options or not has_folder:
         return "interrupted"
     again = [*words, *(() if "--resume" in words else ("--resume",))]
     said = str(stop).strip()
@@ -98,7 +99,9 @@ def _usage(error: Any) -> str:
 
 def _crashed(error: Exception, words: Sequence[str]) -> int:
     """An error that nobody foresaw: its first line, and the file that holds the traceback."""
-    if _is_disk_full(error):
+    if any(isinstance(cause, KeyboardInterrupt) for cause in _chain(error)):
+        return _told("interrupted", INTERRUPTED)  # a library made it an error of its own
+    if any(map(_is_disk_full, _chain(error))):
         line = "error: no space left on the device; free some, then run again with --resume"
         return _told(line, WRONG_INPUT)
     first = " ".join((str(error).strip() or "no message").splitlines()[0].split())[:200]
@@ -109,15 +112,18 @@ def _crashed(error: Exception, words: Sequence[str]) -> int:
         return _told(f"{line}; its traceback could not be written", CRASHED)
 
 
-def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether this error, or one that caused it, came from a full disk."""
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what caused it, what caused that."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left on device" in str(error):  # as safetensors and sqlite say it
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Whether this error tells of a full disk, in whichever library's words."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left on device" in str(error)  # as safetensors and sqlite say it
 
 
 def _crash_file(error: Exception, words: Sequence[str]) -> Path:

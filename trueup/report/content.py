@@ -19,9 +19,9 @@ class ReportInput:
             facts are shown under the title (model, data, seed);
             estimates are rows of metrics.json or objects with `as_dict()`, `before` the same for
             the model before it was changed; comparison are rows of compare.json;
-            headline is the slice whose numbers are shown large and first; planted gives the known truth by
-            (metric, slice); explanations say what a metric is, by
-            "audit.metric" or by "audit";
+            headline is the slice whose numbers are shown large and first; planted gives the known
+            truth by (metric, slice); explanations say what a metric is, by "audit.metric" or by
+            "audit";
             guards hold name, value, low, high, limit, unit, tripped, explanation;
             steps is the table of training steps; moved holds id, group, text, before, after,
             change, in any order; notes are what a reader must know beside the numbers;

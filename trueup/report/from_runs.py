@@ -1,5 +1,6 @@
 """Reports of run folders: one run, or one before and one after."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+TRAINING = "training"  # stands for the audit in the estimates of a training run
+TRAINING_EXPLANATIONS = {
+    "training.likelihood-displacement": "Mean change of ln P(completion) on the evaluation rows.",
+    "training.positive-margin": "Share of evaluation pairs whose chosen completion gained more"
+    " likelihood than the rejected one.",
+}
+WANTED = ("chosen", "all", "true")  # the completions that training should make likelier
+
+
 def report_run(run_folder: str | Path) -> Path:
     """Write report.html into the folder of one run: an audit, an alignment or a comparison.
 
@@ -22,14 +32,16 @@ def report_run(run_folder: str | Path) -> Path:
     run = Run.open(run_folder)
     is_training = run.info["verb"] == "align"
     items = run.items() if is_training and _has_items(run) else None
+    estimates = run.estimates()
     report = ReportInput(
         title=_title(run),
         question=_question(run),
         summary=_status(run),
         facts=_facts(run),
-        estimates=run.estimates(),
+        estimates=[row | {"ideal": None} for row in estimates] if is_training else estimates,
+        explanations=_explanations(estimates),
         comparison=run.comparison(),
-        guards=run.info.get("guards", ()),
+        guards=[*run.info.get("guards", ()), *_displacement_guards(estimates)],
         notes=run.info.get("notes", ()),
         steps=items,
         settings=_settings(run),
@@ -104,7 +116,9 @@ def _with_sides(report: ReportInput, arguments: Mapping[str, Any]) -> ReportInpu
     sides = [Path(str(arguments.get(name, ""))) for name in ("before", "after")]
     if not all((side / "run.json").is_file() for side in sides):
         return report
-    return _joined(report, *map(Run.open, sides))
+    before, after = map(Run.open, sides)
+    title = f"{_model(after)} compared with {_model(before)}"
+    return _joined(replace(report, title=title), before, after)
 
 
 def _joined(report: ReportInput, before: Run, after: Run) -> ReportInput:
@@ -122,6 +136,7 @@ def _joined(report: ReportInput, before: Run, after: Run) -> ReportInput:
         },
         estimates=after.estimates(),
         before=before.estimates(),
+        explanations={**_explanations(after.estimates()), **report.explanations},
         notes=[*report.notes, *after.info.get("notes", ())],
         moved=moved_probes(before.items(), after.items())
         if _has_items(before) and _has_items(after)
@@ -134,6 +149,36 @@ def _joined(report: ReportInput, before: Run, after: Run) -> ReportInput:
         work=work,
         versions=after.info.get("versions", {}),
     )
+
+
+def _explanations(estimates: Sequence[Row]) -> dict[str, str]:
+    """What each audit measures: the first paragraph of its documentation."""
+    names = {str(row["audit"]) for row in estimates} - {TRAINING}
+    found = dict(TRAINING_EXPLANATIONS)
+    if names:
+        from trueup.audits import AUDITS
+
+        for name in names & set(AUDITS):
+            found[name] = (inspect.getdoc(AUDITS[name]) or "").partition("\n\n")[0]
+    return found
+
+
+def _displacement_guards(estimates: Sequence[Row]) -> list[Row]:
+    """The guard of a training run: what was to become likelier did not become less likely."""
+    return [
+        {
+            "name": f"Likelihood of completions: {row['slice']}",
+            "value": row["value"],
+            "low": row["low"],
+            "high": row["high"],
+            "limit": 0.0,
+            "unit": "nats",
+            "tripped": row["high"] < 0,
+            "explanation": "Trips where the whole interval of the mean change lies below 0.",
+        }
+        for row in estimates
+        if row["metric"] == "likelihood-displacement" and row["slice"] in WANTED
+    ]
 
 
 def _opened(run: str | Path | Run) -> Run:

@@ -141,10 +141,11 @@ def _estimate_cards(rows: Sequence[Row], headline: str) -> list[Row]:
 
 def _measured(rows: Sequence[Row], explanations: Mapping[str, str]) -> list[Row]:
     """One line per metric: what it is, its ideal, on how many items, by which method."""
+    untold = dict(explanations)  # an audit's own explanation stands at its first metric
     return [
         {
             "name": _name(key),
-            "explanation": explanations.get(".".join(key)) or explanations.get(key[0], ""),
+            "explanation": untold.pop(".".join(key), "") or untold.pop(key[0], ""),
             "ideal": wording.ideal(group[0]["ideal"]),
             "n_slices": len(group),
             "n": group[0]["n"],
