@@ -2,11 +2,12 @@
 
     python -m tests.cli.kill_harness KILLS SEED FOLDER -- WORDS...
 
-Runs `trueup WORDS --out FOLDER/calm` undisturbed, then KILLS times `trueup WORDS --out FOLDER/N`,
-each killed by SIGKILL at a random moment and resumed to its end. Prints a JSON list of what every
-kill met: how far the run was, and the exit code of the resumed one.
+Runs `trueup WORDS --out FOLDER/calm` undisturbed, then `trueup WORDS --out FOLDER/N` until KILLS of
+them were hit by SIGKILL at a random moment, each resumed to its end. Prints a JSON list of what
+every kill met: the folder, how far its run was, and the exit code of the resumed one.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -24,22 +25,26 @@ def main() -> None:
     kills, seed, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     words = sys.argv[sys.argv.index("--") + 1 :]
     torch.set_num_threads(1)
-    finished(start([*words, "--out", str(folder / "warm")]))
+    with contextlib.redirect_stdout(sys.stderr):  # in this process, so that all is imported
+        assert run_words([*words, "--out", str(folder / "warm")]) == 0
     began = time.monotonic()
     assert finished(start([*words, "--out", str(folder / "calm")])) == 0
     calm_seconds = time.monotonic() - began
     draw = random.Random(seed)
-    met = []
-    for number in range(kills):
-        out = folder / str(number)
+    met: list[dict[str, object]] = []
+    for attempt in range(4 * kills):
+        if len(met) == kills:
+            break
+        out = folder / str(attempt)
         child = start([*words, "--out", str(out)])
         # one moment in each part of the run, so that early and late ones are among them
-        time.sleep(calm_seconds * (number + draw.random()) / kills)
+        time.sleep(calm_seconds * (len(met) + draw.random()) / kills)
         os.kill(child, signal.SIGKILL)
         was_killed = finished(child) == -signal.SIGKILL
         state = how_far(out)
         code = finished(start([*words, "--out", str(out), "--resume"]))
-        met.append({"killed": was_killed, "state": state, "code": code})
+        if was_killed:
+            met.append({"out": str(out), "state": state, "code": code})
     print(json.dumps(met))
 
 

@@ -21,17 +21,21 @@ TRAINING_EXPLANATIONS = {
     "training.positive-margin": "Share of evaluation pairs whose chosen completion gained more"
     " likelihood than the rejected one.",
 }
+SIDES = ("before", "after")  # a comparison's arguments
 WANTED = ("chosen", "all", "true")  # the completions that training should make likelier
 
 
 def report_run(run_folder: str | Path) -> Path:
     """Write report.html into the folder of one run: an audit, an alignment or a comparison.
 
+    A run whose author knows more than its rows says so in run.json under `page`: title, question,
+    summary, headline, explanations, planted (rows of metric, slice, value), which then are shown.
+    A comparison's arguments name its sides; other runs, as the demo's, may hold the folders
+    before, after and aligned.
     Raises: UserError where the folder is no run.
     """
     run = Run.open(run_folder)
     is_training = run.info["verb"] == "align"
-    items = run.items() if is_training and _has_items(run) else None
     estimates = run.estimates()
     report = ReportInput(
         title=_title(run),
@@ -43,14 +47,14 @@ def report_run(run_folder: str | Path) -> Path:
         comparison=run.comparison(),
         guards=[*run.info.get("guards", ()), *_displacement_guards(estimates)],
         notes=run.info.get("notes", ()),
-        steps=items,
+        steps=_steps(run),
         settings=_settings(run),
         work=run.work(),
         versions=run.info.get("versions", {}),
     )
-    if run.info["verb"] == "compare":
-        report = _with_sides(report, run.info["arguments"])
-    return write_report(report, run.path)
+    if run.comparison():
+        report = _with_sides(report, run)
+    return write_report(_as_told(report, run.info.get("page", {})), run.path)
 
 
 def report_comparison(
@@ -111,14 +115,46 @@ def moved_probes(before: "pd.DataFrame", after: "pd.DataFrame") -> "pd.DataFrame
     )
 
 
-def _with_sides(report: ReportInput, arguments: Mapping[str, Any]) -> ReportInput:
+def _as_told(report: ReportInput, page: Mapping[str, Any]) -> ReportInput:
+    """The report in the words of the run's author."""
+    told = {name: page[name] for name in ("title", "question", "headline") if name in page}
+    truths = {(row["metric"], row["slice"]): row["value"] for row in page.get("planted", ())}
+    return replace(
+        report,
+        **told,
+        summary=[*page.get("summary", ()), *report.summary],
+        explanations={**report.explanations, **page.get("explanations", {})},
+        planted=truths,
+    )
+
+
+def _steps(run: Run) -> "pd.DataFrame | None":
+    """The training steps of an alignment, or of the one that the run holds."""
+    if run.info["verb"] == "align":
+        return run.items() if _has_items(run) else None
+    inner = run.path / "aligned"
+    return _steps(Run.open(inner)) if (inner / "run.json").is_file() else None
+
+
+def _with_sides(report: ReportInput, run: Run) -> ReportInput:
     """A comparison with the two runs that it compares, where they are still there."""
-    sides = [Path(str(arguments.get(name, ""))) for name in ("before", "after")]
-    if not all((side / "run.json").is_file() for side in sides):
+    before, after = (_side(run, str(run.info["arguments"].get(name, name))) for name in SIDES)
+    is_theirs = run.info["model"]["id"] is None or (
+        after is not None and after.info["model"] == run.info["model"]
+    )
+    if before is None or after is None or not is_theirs:
         return report
-    before, after = map(Run.open, sides)
     title = f"{_model(after)} compared with {_model(before)}"
     return _joined(replace(report, title=title), before, after)
+
+
+def _side(run: Run, named: str) -> Run | None:
+    """A compared run: where it was, seen from here, or beside the comparison."""
+    last = Path(named).name
+    places = (run.path / last, Path(named), run.path.parent / named, run.path.parent / last)
+    found = (place for place in places if (place / "run.json").is_file())
+    place = next(found, None)
+    return None if place is None else Run.open(place)
 
 
 def _joined(report: ReportInput, before: Run, after: Run) -> ReportInput:
@@ -194,7 +230,12 @@ def _has_items(run: Run) -> bool:
 def _title(run: Run) -> str:
     """What the page is called."""
     model = Path(str(run.info["model"]["id"] or run.path)).name
-    titles = {"audit": f"Audit of {model}", "align": f"Alignment of {model}"}
+    sides = [Path(str(run.info["arguments"].get(name, "?"))).name for name in SIDES]
+    titles = {
+        "audit": f"Audit of {model}",
+        "align": f"Alignment of {model}",
+        "compare": f"{sides[1]} compared with {sides[0]}",
+    }
     return titles.get(run.info["verb"], f"{run.info['verb'].capitalize()} {run.path.name}")
 
 

@@ -1,15 +1,12 @@
 """Which examples make up a step: a function of seed and step alone, so that a run can resume."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from trueup.models.shared_prefix import buckets, row_length
 from trueup.training.config import TrainingConfig
-from trueup.training.examples import Examples
 
 
 @dataclass(frozen=True)
@@ -58,11 +55,3 @@ def _order(n: int, seed: int, epoch: int, shuffle: bool) -> tuple[int, ...]:
 def dependent_batches(n: int, size: int) -> list[list[int]]:
     """Evaluation rows in order, as many together as in training (they depend on one another)."""
     return [list(range(start, min(start + size, n))) for start in range(0, n, size)]
-
-
-def micro_batches(
-    examples: Examples, indices: Sequence[int], *, token_budget: int, floor: int = 512
-) -> list[list[int]]:
-    """Positions in `indices` that go through the model together, within the token budget."""
-    lengths = [row_length(group) for group in examples.groups(indices)]
-    return buckets(lengths, token_budget=token_budget, floor=floor)

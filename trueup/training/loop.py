@@ -69,7 +69,7 @@ class Loop:
         values = self._gradients(batch, len(names), scalars, own)
         bound = self.config.clip or math.inf
         norm = float(nn.utils.clip_grad_norm_(self.policy.trainable.values(), bound))
-        counted = values[~values[:, 1:].isnan().all(dim=1)]  # [b, 1 + M] of this process
+        counted = values[self.processes.share(len(batch))]  # [b, 1 + M] of this process
         parts = [counted[:, 0].sum()[None], counted[:, 1:].nansum(dim=0)]
         parts += [(~counted[:, 1:].isnan()).sum(dim=0), torch.tensor([stop])]
         spent = self.processes.total_work(own).as_dict()

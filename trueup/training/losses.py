@@ -8,7 +8,6 @@ from torch import Tensor
 
 from trueup.models import Group, Work
 from trueup.objectives import Objective
-from trueup.training.batches import micro_batches
 from trueup.training.examples import Examples
 from trueup.training.processes import Processes
 from trueup.training.scoring import Scoring
@@ -43,14 +42,8 @@ class Batch:
 
     def parts(self, positions: Sequence[int], scoring: Scoring) -> list[list[int]]:
         """Some positions as micro-batches, cut as suits the model."""
-        indices = [self.indices[position] for position in positions]
-        cut = micro_batches(
-            self.examples,
-            indices,
-            token_budget=scoring.token_budget,
-            floor=scoring.layout.bucket_floor,
-        )
-        return [[positions[number] for number in part] for part in cut]
+        groups = self.examples.groups([self.indices[position] for position in positions])
+        return [[positions[number] for number in part] for part in scoring.buckets(groups)]
 
 
 def batch_losses(
@@ -100,7 +93,10 @@ def _mismatched_kl(
     if len(batch) < 2:
         return torch.zeros(())
     ratios = torch.zeros((), dtype=torch.float64)
-    for part in batch.parts(processes.share(len(batch)), scoring):
-        table, _ = scoring([batch.mismatched_groups[position] for position in part], work)
-        ratios += (table.sum(dim=1).cpu().double() - reference[part]).sum()
+    mine = processes.share(len(batch))
+    groups = [batch.mismatched_groups[position] for position in mine]
+    for part in scoring.buckets(groups):
+        table, _ = scoring([groups[number] for number in part], work)
+        known = reference[[mine[number] for number in part]]
+        ratios += (table.sum(dim=1).cpu().double() - known).sum()
     return (processes.total(ratios) / len(batch)).clamp(min=0)

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import DistributedType, ProjectConfiguration, gather_object
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedType, LoggerType, ProjectConfiguration, gather_object
 from torch import Tensor, nn
 
-from trueup.errors import UserError
+from trueup.errors import UserError, unknown_name
 from trueup.models import Work
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
@@ -26,15 +27,15 @@ class Processes:
 
     def __init__(self, device: torch.device, *, trackers: Sequence[str], folder: Path) -> None:
         launched = "LOCAL_RANK" in os.environ
-        with _unknown_trackers(trackers):
-            self._accelerator = Accelerator(
-                cpu=launched and device.type == "cpu",
-                mixed_precision="no",  # the engine's own autocast serves the reference too
-                device_placement=False,
-                log_with=list(trackers) or None,
-                project_config=ProjectConfiguration(project_dir=str(folder / "logs")),
-                kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-            )
+        _check_trackers(trackers)
+        self._accelerator = Accelerator(
+            cpu=launched and device.type == "cpu",
+            mixed_precision="no",  # the engine's own autocast serves the reference too
+            device_placement=False,
+            log_with=list(trackers) or None,
+            project_config=ProjectConfiguration(project_dir=str(folder / "logs")),
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
         if self._accelerator.distributed_type in SHARDED:
             kind = self._accelerator.distributed_type.value
             raise UserError(
@@ -45,9 +46,6 @@ class Processes:
         self.rank: int = self._accelerator.process_index
         self.is_main: bool = self._accelerator.is_main_process
         self.device: torch.device = self._accelerator.device if self.count > 1 else device
-        missing = set(trackers) - {_name(tracker) for tracker in self._accelerator.log_with}
-        if missing:
-            raise UserError(f"tracker {sorted(missing)[0]!r} is not installed; pip install it")
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module as the processes share its gradients."""
@@ -101,18 +99,15 @@ class Processes:
             tracker.finish()
 
 
-@contextlib.contextmanager
-def _unknown_trackers(trackers: Sequence[str]) -> Any:
-    """Turn accelerate's complaint about a tracker into one line."""
-    try:
-        yield
-    except ValueError as error:
-        raise UserError(f"trackers {', '.join(trackers)}: {error}") from error
-
-
-def _name(tracker: Any) -> str:
-    """The registered name of one of accelerate's trackers."""
-    return str(getattr(tracker, "value", tracker))
+def _check_trackers(trackers: Sequence[str]) -> None:
+    """Raise UserError where a tracker is none of accelerate's, or is not installed."""
+    known = [kind.value for kind in LoggerType if kind != LoggerType.ALL]
+    installed = {kind.value for kind in get_available_trackers()}
+    for tracker in trackers:
+        if tracker not in known:
+            raise unknown_name("tracker", tracker, known)
+        if tracker not in installed:
+            raise UserError(f"tracker {tracker!r} is not installed; pip install {tracker}")
 
 
 def _is_plain(value: Any) -> bool:

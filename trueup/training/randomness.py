@@ -11,11 +11,16 @@ from torch import Tensor
 
 @contextlib.contextmanager
 def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """A block with torch's generators seeded; afterwards they are as they were."""
+    """A block with the generators seeded; afterwards they are as they were."""
     devices = [device] if device.type == "cuda" else []
+    former = random.getstate()
     with torch.random.fork_rng(devices=devices):
+        random.seed(seed)
         torch.manual_seed(seed)
-        yield
+        try:
+            yield
+        finally:
+            random.setstate(former)
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

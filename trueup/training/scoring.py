@@ -37,6 +37,11 @@ class Scoring:
         """The type of the weights."""
         return next(self.scorer.parameters()).dtype
 
+    def buckets(self, groups: Sequence[Group]) -> list[list[int]]:
+        """Indices of the groups that go through the model together."""
+        lengths = [row_length(group) for group in groups]
+        return buckets(lengths, token_budget=self.token_budget, floor=self.layout.bucket_floor)
+
     def __call__(self, groups: Sequence[Group], work: Work) -> tuple[Tensor, Tensor]:
         """Log-probabilities [C, T] of the groups' completions and their mask, as `token_logps`."""
         packed = pack(self.layout.groups(groups), pad_id=self.pad_id)
@@ -69,9 +74,7 @@ def completion_logps(
     many buckets are done.
     """
     own = Work()
-    lengths = [row_length(group) for group in groups]
-    floor = scoring.layout.bucket_floor
-    parts = buckets(lengths, token_budget=scoring.token_budget, floor=floor)
+    parts = scoring.buckets(groups)
     mine = processes.share(len(parts))
     sums = torch.zeros(len(groups), len(groups[0].completions), dtype=torch.float64)
     for done, number in enumerate(mine):

@@ -1,0 +1,155 @@
+"""What only a process of its own can show: signals, kills, its streams, what it imports."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Trueup, write_sentences
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLS = 10
+QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "80"}
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, **QUIET, **more}
+
+
+def started(*words: object, **more: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "trueup", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment(**more),
+    )
+
+
+def audit(model: Path, data: Path, *more: object) -> list[object]:
+    return ["audit", model, "--audit", "crows-pairs", "--data", data, *more]
+
+
+def test_json_is_alone_on_stdout_and_stderr_is_silent(roomy_model: Path, sentences: Path):
+    process = started(*audit(roomy_model, sentences, "--json"))
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert json.loads(out)["schema"] == 1
+
+
+def test_what_libraries_print_stays_out_of_the_json(finished_audit: Path):
+    code = (
+        "import os, sys, trueup.report, trueup.cli.session as session\n"
+        "write = trueup.report.report_run\n"
+        "def noisy(run):\n"
+        "    print('noise of Python')\n"
+        "    os.write(1, b'noise of C\\n')\n"
+        "    return write(run)\n"
+        "trueup.report.report_run = noisy\n"
+        f"sys.exit(session.run_words(['report', {str(finished_audit)!r}, '--json']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert json.loads(done.stdout) == {"report": str(finished_audit / "report.html")}
+    assert sorted(done.stderr.splitlines()) == ["noise of C", "noise of Python"]
+
+
+def test_reader_that_leaves_early_is_no_error():
+    process = started("methods", "--json")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
+
+
+@pytest.mark.parametrize("words", [["--help"], ["audit", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(words: list[str]):
+    code = (
+        "import sys, contextlib, io, trueup.cli.session as session\n"
+        "with contextlib.redirect_stdout(io.StringIO()):\n"
+        f"    assert session.run_words({words!r}) == 0\n"
+        "print(*({'torch', 'transformers', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_130_and_can_be_resumed(roomy_model: Path, tmp_path: Path, trueup: Trueup):
+    data = write_sentences(tmp_path / "long.csv", 2000)
+    out, calm = tmp_path / "out", tmp_path / "calm"
+    words = audit(roomy_model, data)
+    process = started(*words, "--out", out)
+    while not list(out.glob("items/part-*")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate()
+    assert (process.returncode, stdout, stderr.count("\n")) == (130, "", 1)
+    assert stderr.startswith("interrupted: what was done is kept; go on with: trueup audit ")
+    assert json.loads((out / "run.json").read_text("utf-8"))["status"] == "interrupted"
+    assert trueup(*words, "--out", out, "--resume").code == 0
+    assert trueup(*words, "--out", calm).code == 0
+    assert (out / "metrics.json").read_bytes() == (calm / "metrics.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_the_program_loads_is_no_traceback(roomy_model: Path, sentences: Path):
+    process = started(*audit(roomy_model, sentences))
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate()
+    assert (process.returncode, stdout) == (130, "")
+    assert stderr in ("", "interrupted\n")
+
+
+@pytest.mark.slow
+def test_killed_audits_end_with_the_same_bytes(roomy_model: Path, tmp_path: Path):
+    data = write_sentences(tmp_path / "long.csv", 800)
+    folder = tmp_path / "runs"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.cli.kill_harness", str(KILLS), "0", str(folder), "--",
+         *map(str, audit(roomy_model, data))],
+        capture_output=True, text=True, cwd=ROOT, env=environment(), check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    met = json.loads(done.stdout)
+    assert len(met) == KILLS
+    assert {each["code"] for each in met} == {0}
+    assert len({each["state"] for each in met}) >= 3  # early and late moments were among them
+    for each in met:
+        for name in ("items.parquet", "metrics.json"):
+            calm = (folder / "calm" / name).read_bytes()
+            assert (Path(each["out"]) / name).read_bytes() == calm, (each, name)
+
+
+def test_key_in_the_environment_is_written_nowhere(
+    roomy_model: Path, sentences: Path, pairs: Path, tmp_path: Path
+):
+    canary = "sk-canary-7f3a9e51c0d24b68"
+    home = tmp_path / "home"
+    secrets = {"OPENAI_API_KEY": canary, "HF_TOKEN": f"hf_{canary}", "TRUEUP_CACHE": str(home)}
+    run, tuned = tmp_path / "run", tmp_path / "tuned"
+    shown = ""
+    for words in (
+        audit(roomy_model, sentences, "--out", run),
+        ["report", run],
+        ["align", roomy_model, "--objective", "sft", "--data", pairs, "--out", tuned],
+        audit(roomy_model, Path(f"{canary}.csv")),  # a failure that would quote it
+        ["generate", canary, "--prompts", pairs],
+    ):
+        out, err = started(*words, **secrets).communicate()
+        shown += out + err
+    assert canary not in shown
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and path != sentences]
+    assert len(written) > 10
+    assert [path for path in written if canary.encode() in path.read_bytes()] == []

@@ -1,0 +1,89 @@
+"""What the engine hands to objectives, against numbers made apart from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from trueup.models import LanguageModel
+from trueup.objectives import OBJECTIVES, Needs
+from trueup.training import TrainingConfig
+from trueup.training.batches import Plan
+
+ROWS = {"pairs": "pairs", "labelled": "labelled", "completions": "completions"}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Keeps the batches that it is given; its loss is the mean log-probability."""
+
+    seen: list[dict[str, Tensor]]
+    name: ClassVar[str] = "probe"
+    data: ClassVar[str] = "labelled"
+    needs: ClassVar[Needs] = Needs(reference=True, mismatched=True)
+    arxiv: ClassVar[str] = ""
+
+    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        self.seen.append({name: value.detach() for name, value in batch.items()})
+        return -batch["logps"]
+
+    def weights(self, batch: Mapping[str, Tensor]) -> Tensor:
+        return batch["lengths"]
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_every_objective_trains(name: str, run: Any, request: pytest.FixtureRequest) -> None:
+    rows = request.getfixturevalue(ROWS[OBJECTIVES[name].data])
+    result = run(name, rows, steps=12, eval_fraction=0.25, schedule="constant", warmup=0.0)
+    losses = result.evaluations["loss"]
+    assert losses.iloc[-1] < losses.iloc[0]
+    assert np.isfinite(result.steps.drop(columns="false_change", errors="ignore")["loss"]).all()
+
+
+def test_kto_z0_is_the_mean_over_mismatched_rows(
+    lm: LanguageModel, run: Any, labelled: list[dict[str, Any]]
+) -> None:
+    """Training from a reference that differs: z0 of step 1 from plain scores of both models."""
+    other = run("sft", [dict(row, label=True) for row in labelled], out="other", steps=6).model
+    batch = Plan.of(len(labelled), TrainingConfig(batch_size=4)).batch(0)
+    prompts = [labelled[index]["prompt"] for index in batch]
+    texts = [[labelled[batch[(place + 1) % 4]]["completion"]] for place in range(4)]
+    sums = [
+        np.array(model.score(prompts, texts, add_eos=True).logps)[:, 0] for model in (other, lm)
+    ]
+    expected = max(0.0, float((sums[0] - sums[1]).mean()))
+    steps = run("kto", labelled, model=other, options={"reference": lm}, steps=1).steps
+    assert expected > 0
+    assert steps["kl"].iloc[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_z0_of_equal_policy_and_reference_is_0(run: Any, labelled: list[dict[str, Any]]) -> None:
+    steps = run("kto", labelled, steps=1).steps
+    assert steps["kl"].iloc[0] == pytest.approx(0.0, abs=1e-4)
+    assert steps["loss"].iloc[0] == pytest.approx(0.5, abs=1e-5)
+
+
+def test_z0_of_a_batch_of_one_is_0(run: Any, labelled: list[dict[str, Any]]) -> None:
+    assert run("kto", labelled, batch_size=1, steps=5).steps["kl"].tolist() == [0.0] * 5
+
+
+def test_the_canonical_batch(run: Any, lm: LanguageModel, labelled: list[dict[str, Any]]) -> None:
+    probe = Probe([])
+    steps = run(probe, labelled, batch_size=12, steps=1, shuffle=False).steps
+    (batch,) = probe.seen
+    expected = lm.score(
+        [row["prompt"] for row in labelled],
+        [[row["completion"]] for row in labelled],
+        add_eos=True,
+    )
+    logps = np.array(expected.logps)[:, 0]
+    lengths = np.array(expected.lengths)[:, 0]
+    assert sorted(batch["logps"].tolist()) == pytest.approx(sorted(logps), abs=1e-4)
+    assert batch["mask"].sum(1).tolist() == batch["lengths"].tolist()
+    weighted = -(logps * lengths).sum() / lengths.sum()
+    assert steps["loss"].iloc[0] == pytest.approx(weighted, abs=1e-4)
+    assert torch.equal(batch["token_logps"] != 0, batch["mask"])
