@@ -17,18 +17,14 @@ KILLS = 10
 QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "80"}
 
 
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, **QUIET, **more}
-
-
-def started(*words: object, **more: str) -> "subprocess.Popen[str]":
+def started(*words: object) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "trueup", *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env=environment(**more),
+        env=os.environ | QUIET,
     )
 
 
@@ -62,12 +58,12 @@ def test_what_libraries_print_stays_out_of_the_json(finished_audit: Path):
 
 
 def test_reader_that_leaves_early_is_no_error():
-    process = started("methods", "--json")
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    assert process.stderr.read() == ""
-    assert process.wait() == 0
+    with started("methods", "--json") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("words", [["--help"], ["audit", "--help"], ["--version"]])
@@ -114,12 +110,12 @@ def test_ctrl_c_while_the_program_loads_is_no_traceback(roomy_model: Path, sente
 
 @pytest.mark.slow
 def test_killed_audits_end_with_the_same_bytes(roomy_model: Path, tmp_path: Path):
-    data = write_sentences(tmp_path / "long.csv", 800)
+    data = write_sentences(tmp_path / "long.csv", 600)
     folder = tmp_path / "runs"
     done = subprocess.run(
         [sys.executable, "-m", "tests.cli.kill_harness", str(KILLS), "0", str(folder), "--",
          *map(str, audit(roomy_model, data))],
-        capture_output=True, text=True, cwd=ROOT, env=environment(), check=False,
+        capture_output=True, text=True, cwd=ROOT, env=os.environ | QUIET, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     met = json.loads(done.stdout)
@@ -130,26 +126,3 @@ def test_killed_audits_end_with_the_same_bytes(roomy_model: Path, tmp_path: Path
         for name in ("items.parquet", "metrics.json"):
             calm = (folder / "calm" / name).read_bytes()
             assert (Path(each["out"]) / name).read_bytes() == calm, (each, name)
-
-
-def test_key_in_the_environment_is_written_nowhere(
-    roomy_model: Path, sentences: Path, pairs: Path, tmp_path: Path
-):
-    canary = "sk-canary-7f3a9e51c0d24b68"
-    home = tmp_path / "home"
-    secrets = {"OPENAI_API_KEY": canary, "HF_TOKEN": f"hf_{canary}", "TRUEUP_CACHE": str(home)}
-    run, tuned = tmp_path / "run", tmp_path / "tuned"
-    shown = ""
-    for words in (
-        audit(roomy_model, sentences, "--out", run),
-        ["report", run],
-        ["align", roomy_model, "--objective", "sft", "--data", pairs, "--out", tuned],
-        audit(roomy_model, Path(f"{canary}.csv")),  # a failure that would quote it
-        ["generate", canary, "--prompts", pairs],
-    ):
-        out, err = started(*words, **secrets).communicate()
-        shown += out + err
-    assert canary not in shown
-    written = [path for path in tmp_path.rglob("*") if path.is_file() and path != sentences]
-    assert len(written) > 10
-    assert [path for path in written if canary.encode() in path.read_bytes()] == []

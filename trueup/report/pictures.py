@@ -188,7 +188,7 @@ def _draw_mark(
         middle = first + step * index
         numbers = f"{value_of(row)} {bounds(row['low'], row['high'], row['n'])}"
         if is_number(row["low"]) or is_number(row["high"]):
-            numbers += f"  n={count(row['n'])}"
+            numbers += f" n={count(row['n'])}"
         board.text(board.width, middle if is_wide else top + 12 + 16 * index, numbers,
                    anchor="end", size=12, tone="muted" if is_old else "ink",
                    kind="figures")  # fmt: skip
