@@ -179,6 +179,8 @@ def run_ours(arguments: argparse.Namespace) -> dict[str, Any]:
 def run_trl(arguments: argparse.Namespace) -> dict[str, Any]:
     """TRL's DPOTrainer with its own defaults for everything that is not held equal."""
     warnings.simplefilter("ignore")
+    import copy
+
     import datasets
     import transformers
     import trl
@@ -222,15 +224,16 @@ def run_trl(arguments: argparse.Namespace) -> dict[str, Any]:
             report_to="none",
             disable_tqdm=True,
         )
+        base = peak_mb()
         trainer = trl.DPOTrainer(
             model=model,
+            ref_model=copy.deepcopy(model),
             args=config,
             train_dataset=datasets.Dataset.from_list(rows),
             processing_class=tokenizer,
             callbacks=[Clock()],
         )
         trainer.remove_callback(transformers.PrinterCallback)
-        base = peak_mb()
         trainer.train()
     return {
         "data": source,

@@ -1,4 +1,5 @@
 import itertools
+import itertools
 import math
 
 import pytest

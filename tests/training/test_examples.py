@@ -118,7 +118,7 @@ def test_a_row_too_long_ends_the_run_before_any_work(
     run: Any, pairs: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     rows = [*pairs, {**pairs[0], "prompt": "x" * 300}]
-    with pytest.raises(UserError, match="row 13: .* the limit is 256"):
+    with pytest.raises(UserError, match=r"row 13: .* the limit is 256"):
         run("dpo", rows, truncate="error")
     assert not (tmp_path / "out").exists()
 

@@ -251,16 +251,16 @@ def _both_widths(draw: Callable[[int], str]) -> dict[str, Markup]:
 
 def _guard(guard: Mapping[str, Any]) -> Row:
     """A guard with its numbers as text."""
-    unit = f" {guard['unit']}" if guard.get("unit") else ""
     low, high = guard.get("low"), guard.get("high")
     limit = guard.get("limit")
     return {
         "name": guard["name"],
-        "value": f"{wording.number(guard.get('value'))}{unit}",
+        "value": wording.number(guard.get("value")),
+        "unit": guard.get("unit") or "",
         "interval": f"[{wording.number(low)}, {wording.number(high)}]"
         if wording.is_number(low) or wording.is_number(high)
         else "",
-        "limit": f"{wording.number(limit)}{unit}" if wording.is_number(limit) else str(limit or ""),
+        "limit": wording.number(limit) if wording.is_number(limit) else str(limit or ""),
         "is_tripped": bool(guard.get("tripped")),
         "explanation": guard.get("explanation") or "",
     }
