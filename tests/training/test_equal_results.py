@@ -1,4 +1,4 @@
-"""What must change nothing: padding, cuts, checkpoints of activations; and what the model is left."""
+"""What changes nothing: padding, cuts, checkpoints of activations; and what the model is left."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -89,7 +89,8 @@ class Record:
     def result(self, model: LanguageModel) -> TrainingResult:
         """What a finished run gave back."""
         content = self._read()
-        tables = {name: pd.read_parquet(self.folder / f"{name}.parquet") for name in TABLES}
+        read = {name: pd.read_parquet(self.folder / f"{name}.parquet") for name in TABLES}
+        tables = {name: pd.DataFrame() if table.empty else table for name, table in read.items()}
         return TrainingResult(
             model=model,
             guards=[_estimate(values) for values in content["guards"]],

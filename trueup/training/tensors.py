@@ -20,7 +20,8 @@ def save_tensors(
 ) -> None:
     """Write the tensors as safetensors, atomically."""
     with replacing(path) as temporary, full_disk():
-        safetensors.torch.save_file(dict(tensors), temporary, metadata=dict(metadata or {}))
+        header = dict(metadata) if metadata else None
+        safetensors.torch.save_file(dict(tensors), temporary, metadata=header)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
