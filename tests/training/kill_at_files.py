@@ -11,6 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,37 +35,36 @@ def main(model: Path, rows: Path, out: Path, kills: int) -> None:
     """Print how many operations there are, and every kill after which the result differed."""
     torch.set_num_threads(1)
     pairs = json.loads(rows.read_text())
-    calm = out / "calm"
-    operations = in_child(lambda: counted(lambda: go(model, pairs, calm), calm, kill_at=0))
-    expected = contents(calm)
-    moments = random.Random(0).sample(range(1, operations), kills)
-    for moment in moments:
+
+    def go(folder: Path, kill_at: int | None = None) -> int:
+        seen = None if kill_at is None else count_operations(folder, kill_at)
+        lm = load(model, device="cpu")
+        train(lm, "dpo", pairs, config=CONFIG, out=folder, resume=True)
+        return len(seen or ())
+
+    go(out / "calm")  # here, so that the children find everything imported
+    expected = contents(out / "calm")
+    operations = in_child(partial(go, out / "counted", 0))
+    for moment in random.Random(0).sample(range(1, operations), kills):
         folder = out / f"killed-{moment}"
-        in_child(lambda: counted(lambda: go(model, pairs, folder), folder, kill_at=moment))
-        in_child(lambda: go(model, pairs, folder))
+        in_child(partial(go, folder, moment))
+        in_child(partial(go, folder))
         if contents(folder) != expected:
             sys.stdout.write(f"differs {moment}\n")
-    sys.stdout.write(f"done {operations} {len(moments)}\n")
+    sys.stdout.write(f"done {operations} {kills}\n")
 
 
-def go(model: Path, pairs: list[dict[str, str]], out: Path) -> int:
-    train(load(model, device="cpu"), "dpo", pairs, config=CONFIG, out=out, resume=True)
-    return 0
-
-
-def counted(act: Callable[[], int], folder: Path, *, kill_at: int) -> int:
-    """Act, and count the file operations below the folder, or die at one of them."""
-    seen = 0
+def count_operations(folder: Path, kill_at: int) -> list[str]:
+    """Collect the file operations below the folder from now on, or die at one of them."""
+    seen: list[str] = []
 
     def hook(event: str, values: tuple[object, ...]) -> None:
-        nonlocal seen
         if event in EVENTS and str(values[0]).startswith(str(folder)):
-            seen += 1
-            if seen == kill_at:
+            seen.append(f"{event} {values[0]}")
+            if len(seen) == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
-    act()
     return seen
 
 

@@ -1,6 +1,7 @@
 """The folder of one training run: what it was started with, where it stands, what came out."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,13 @@ class Record:
                 )
 
     def start(self, settings: Mapping[str, Any], *, resume: bool) -> None:
-        """Note the settings; without `resume` forget what an earlier run left."""
+        """Note the settings; without `resume` forget what an earlier run left.
+
+        What a killed process was writing when it died goes in any case.
+        """
+        remains = [*self.folder.glob(".*.part"), *self.out.glob(".README.md.*.part")]
+        for path in remains:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         if not resume:
             self.checkpoints.clear()
         write_json(self.folder / "run.json", _content("running", settings))
