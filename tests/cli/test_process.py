@@ -8,12 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.cli.conftest import Trueup, write_sentences
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 10
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "80"}
 
 
@@ -126,3 +128,19 @@ def test_killed_audits_end_with_the_same_bytes(roomy_model: Path, tmp_path: Path
         for name in ("items.parquet", "metrics.json"):
             calm = (folder / "calm" / name).read_bytes()
             assert (Path(each["out"]) / name).read_bytes() == calm, (each, name)
+
+
+@pytest.mark.slow
+def test_two_processes_align_as_one(roomy_model: Path, pairs: Path, tmp_path: Path):
+    losses = {}
+    for name, launcher in (("one", []), ("two", TWO)):
+        words = ["align", roomy_model, "--objective", "dpo", "--data", pairs]
+        words += ["--out", tmp_path / name, "--set", "learning_rate=1e-4"]
+        done = subprocess.run(
+            [sys.executable, *launcher, "-m", "trueup", *map(str, words)],
+            capture_output=True, text=True, cwd=ROOT, env=os.environ | QUIET, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("steps, loss") == 1  # the first process alone speaks
+        losses[name] = pd.read_parquet(tmp_path / name / "items.parquet")["loss"].tolist()
+    assert losses["two"] == pytest.approx(losses["one"], abs=1e-5)

@@ -43,7 +43,7 @@ def test_the_rate_rises_to_its_peak_and_never_above(schedule: str) -> None:
     config = TrainingConfig(learning_rate=2.0, warmup=0.2, schedule=schedule)
     rates = [learning_rate(config, step, 10) for step in range(10)]
     assert rates[:3] == [1.0, 2.0, 2.0]
-    assert all(later <= earlier for earlier, later in itertools.pairwise(rates))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[1:]))
     assert min(rates) > 0
 
 

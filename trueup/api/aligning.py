@@ -72,7 +72,7 @@ def align(
             in_place=lm is not model,
         )
 
-    if int(os.environ.get("RANK", "0")):  # a helper of `accelerate launch`; rank 0 has the folder
+    if not is_main_process():
         return train().model
     from trueup.files import content_hash
     from trueup.report import report_run
@@ -95,6 +95,11 @@ def align(
             _record(run, result, config)
     report_run(run.path)
     return result.model
+
+
+def is_main_process() -> bool:
+    """Whether this process writes and prints; of those that a launcher starts only the first."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def chosen_settings(

@@ -57,6 +57,7 @@ def align(
     chosen = settings_of(settings)
     with printing.working() as progress:
         from trueup.api.aligning import align as train
+        from trueup.api.aligning import is_main_process
 
         train(
             model,
@@ -72,7 +73,8 @@ def align(
             progress=progress,
             **chosen,
         )
-    _show(out, as_json=as_json)
+    if is_main_process():
+        _show(out, as_json=as_json)
 
 
 def _show(out: Path, *, as_json: bool) -> None:
