@@ -1,4 +1,4 @@
-"""Counted work of every audit: each prompt token once per group, each scored position once."""
+"""Counted work of every audit: each token once per past, each scored position once."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,7 @@ from tests.audits.planted_models import random_bert, random_llama
 from tests.audits.test_winogender import ROWS as SCHEMAS
 from trueup.audits import BBQ, Association, Audit, CrowsPairs, Perplexity, Winogender
 from trueup.models import Group, LanguageModel
+from trueup.models.prefix_tree import families
 
 PAIRS = [
     {"sent_more": "the old man forgot it", "sent_less": "the young man forgot it all"},
@@ -22,9 +23,20 @@ PASSAGES = [{"text": "the road is long"}, {"text": "it rains"}]
 
 
 def minimum(groups: Sequence[Group]) -> tuple[int, int]:
-    """Trunk tokens and head rows that no exact scorer of these groups can go below."""
-    inner = [sum(len(ids) - 1 for ids in group.completions) for group in groups]
-    return sum(len(group.prompt) for group in groups) + sum(inner), sum(1 + n for n in inner)
+    """Trunk tokens and head rows that no exact scorer can go below with these rows.
+
+    In one row a token with the same past need not be read twice, nor a next token predicted twice;
+    which groups share a row is `families`' to say, so that an opening token alone joins none.
+    """
+    read, predicted = set(), set()
+    for row, family in enumerate(families(groups)):
+        for group in (groups[index] for index in family):
+            for completion in group.completions:
+                tokens = (*group.prompt, *completion[:-1])
+                pasts = {(row, *tokens[: end + 1]) for end in range(len(tokens))}
+                read |= pasts
+                predicted |= {past for past in pasts if len(past) > len(group.prompt)}
+    return len(read), len(predicted)
 
 
 def whole_words(model: LanguageModel, texts: Sequence[str]) -> list[list[int]]:

@@ -8,15 +8,13 @@ import transformers
 
 from tests.tiny_models import make_config, make_tiny
 from trueup.models import load
+from trueup.models.prefix_tree import Group, Tree, lay_out, separated
 from trueup.models.shared_prefix import (
-    Group,
     PackedScorer,
     buckets,
     find_layout,
     pack,
-    row_length,
     score_groups,
-    separated,
     token_logps,
 )
 from trueup.models.work import Work
@@ -27,6 +25,10 @@ GROUPS = [
     Group([30, 31], [[32, 33, 34, 35, 36], [37, 38, 39, 40]]),
     Group([50, 51, 52], [[53]]),
 ]
+
+
+def rows(groups: list[Group]) -> list[Tree]:
+    return [lay_out([group]) for group in groups]
 
 
 def separate_logps(model, groups: list[Group]) -> list[torch.Tensor]:
@@ -51,7 +53,7 @@ def test_shared_rows_equal_separate_passes(architecture: str, attention: str, tm
     layout = find_layout(model, vocab_size=260)
     assert layout.shares_prefix
     assert layout.splits_head
-    table, mask = token_logps(model, pack(GROUPS))
+    table, mask = token_logps(model, pack(rows(GROUPS)))
     for row, keep, expected in zip(table, mask, separate_logps(model, GROUPS), strict=True):
         torch.testing.assert_close(row[keep], expected, atol=1e-5, rtol=0)
         assert (row[~keep] == 0).all()
@@ -67,7 +69,7 @@ def test_gradients_equal_those_of_separate_passes(architecture: str, tmp_path: P
         (weights * sums).sum().backward()
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
-    shared = gradients(token_logps(model, pack(GROUPS))[0].sum(1))
+    shared = gradients(token_logps(model, pack(rows(GROUPS)))[0].sum(1))
     apart = gradients(torch.stack([part.sum() for part in separate_logps(model, GROUPS)]))
     for left, right in zip(shared, apart, strict=True):  # norms and rotations stay in float32
         torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-4)
@@ -87,7 +89,7 @@ def test_uniform_sliding_window_is_kept_inside_shared_rows():
     config.initializer_range = 0.2
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    table, mask = token_logps(model, pack(GROUPS))
+    table, mask = token_logps(model, pack(rows(GROUPS)))
     for row, keep, expected in zip(table, mask, separate_logps(model, GROUPS), strict=True):
         torch.testing.assert_close(row[keep], expected, atol=1e-5, rtol=0)
 
@@ -103,8 +105,9 @@ def test_rows_beyond_the_window_of_a_mixed_model_are_not_shared():
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     layout = find_layout(model, vocab_size=260)
     assert layout.longest_shared == 6
-    assert len(layout.groups(GROUPS)) == 3 + 2 + 1
-    packed = pack(layout.groups(GROUPS))
+    trees = [tree for group in GROUPS for tree in layout.trees([group])]
+    assert len(trees) == 3 + 2 + 1
+    packed = pack(trees)
     table, mask = token_logps(model, packed)
     for row, keep, expected in zip(table, mask, separate_logps(model, GROUPS), strict=True):
         torch.testing.assert_close(row[keep], expected, atol=1e-5, rtol=0)
@@ -112,7 +115,7 @@ def test_rows_beyond_the_window_of_a_mixed_model_are_not_shared():
 
 def test_without_the_mask_the_completions_would_leak_into_one_another(tiny_llama):
     """Negative control: the same row under a plain causal mask gives other numbers."""
-    packed = pack([GROUPS[0]])
+    packed = pack(rows(GROUPS[:1]))
     output = tiny_llama.model(input_ids=packed.input_ids, position_ids=packed.position_ids)
     logits = output.logits[packed.head_rows, packed.head_columns].log_softmax(-1)
     leaked = logits[packed.source, packed.target]
@@ -123,15 +126,15 @@ def test_without_the_mask_the_completions_would_leak_into_one_another(tiny_llama
 def test_work_is_the_minimum():
     """Every prompt token once per group, every scored position once through the head."""
     work = Work()
-    pack(GROUPS).count(work)
+    pack(rows(GROUPS)).count(work)
     inner = sum(len(completion) - 1 for group in GROUPS for completion in group.completions)
     assert work.trunk_tokens == sum(len(group.prompt) for group in GROUPS) + inner
     assert work.head_rows == len(GROUPS) + inner
 
 
 def test_padding_ids_change_nothing(tiny_llama):
-    first, _ = token_logps(tiny_llama.model, pack(GROUPS, pad_id=0))
-    second, _ = token_logps(tiny_llama.model, pack(GROUPS, pad_id=77))
+    first, _ = token_logps(tiny_llama.model, pack(rows(GROUPS), pad_id=0))
+    second, _ = token_logps(tiny_llama.model, pack(rows(GROUPS), pad_id=77))
     torch.testing.assert_close(first, second, atol=0, rtol=0)
 
 
@@ -155,6 +158,21 @@ def test_buckets_hold_every_row_once_within_budget_and_waste():
     assert padded <= 1.2 * sum(lengths)
 
 
-def test_row_length_counts_what_is_laid_out():
-    for group in GROUPS:
-        assert row_length(group) == int((pack([group]).segments >= 0).sum())
+def test_prompts_that_begin_alike_share_a_row_and_keep_their_numbers(tiny_llama):
+    start = list(range(20, 40))
+    groups = [
+        Group([*start, 7], [[11, 12], [11, 13, 14]]),
+        Group([90, 91, 92], [[5, 6]]),
+        Group([*start, 8, 9], [[11, 12], [15]]),
+        Group(start, [[7, 11, 12], [200]]),
+    ]
+    scorer = PackedScorer(tiny_llama.model, tiny_llama.layout)
+    work = Work()
+    scored = dict(score_groups(scorer, groups, token_budget=1000, work=work))
+    flat = [part for index in range(len(groups)) for part in scored[index]]
+    for got, expected in zip(flat, separate_logps(tiny_llama.model, groups), strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+    # the common start, then 7 11 13 of the first and the last, 8 9 11 of the third; and the second
+    assert work.trunk_tokens == (20 + 3 + 3) + (3 + 1)
+    # predicting: start, 7, 11 (twice: two tokens follow it), 13; 9, 11; 92, 5
+    assert work.head_rows == 4 + 2 + 2

@@ -28,7 +28,7 @@ from trueup.audits.protocol import (
 from trueup.errors import UserError, check_between
 from trueup.models.language_model import LanguageModel
 from trueup.models.masked_language_model import MaskedLanguageModel
-from trueup.models.shared_prefix import Group
+from trueup.models.prefix_tree import Group
 from trueup.stats import Estimate
 
 Words = tuple[str, ...]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from trueup.errors import UserError
 from trueup.models.language_model import LanguageModel
 from trueup.models.masked_language_model import MaskedLanguageModel, Sentence
-from trueup.models.shared_prefix import Group
+from trueup.models.prefix_tree import Group
 
 
 def variant_logps(model: LanguageModel, variants: Sequence[Sequence[str]]) -> NDArray[np.float64]:

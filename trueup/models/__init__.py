@@ -9,5 +9,5 @@ from trueup.models.loading import load as load
 from trueup.models.masked_language_model import MaskedLanguageModel as MaskedLanguageModel
 from trueup.models.masked_language_model import load_masked as load_masked
 from trueup.models.sampling import Sample as Sample
-from trueup.models.shared_prefix import Group as Group
+from trueup.models.prefix_tree import Group as Group
 from trueup.models.work import Work as Work

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trueup.errors import UserError
-from trueup.models.shared_prefix import Group
+from trueup.models.prefix_tree import Group
 
 Prompt = str | Sequence[Mapping[str, str]]
 Completion = str | Sequence[Mapping[str, str]]

@@ -14,14 +14,9 @@ from trueup.models import architecture
 from trueup.models.decoding_state import DecodingState
 from trueup.models.encoding import Completion, Encoder, Prompt
 from trueup.models.fingerprint import Fingerprint
+from trueup.models.prefix_tree import Group
 from trueup.models.sampling import Sample, Sampling, sample_prompts
-from trueup.models.shared_prefix import (
-    Group,
-    Layout,
-    PackedScorer,
-    find_layout,
-    score_groups,
-)
+from trueup.models.shared_prefix import Layout, PackedScorer, find_layout, score_groups
 from trueup.models.work import Work
 
 TOKEN_BUDGET = {"cpu": 4096}  # tokens in one forward pass; a GPU takes more
@@ -124,6 +119,8 @@ class LanguageModel:
         add_eos: bool = False,
     ) -> Scores:
         """Log-probabilities of several completions of each prompt, each prompt read once.
+
+        Prompts that begin alike share what they have in common, too.
 
         Raises: UserError where a prompt with a completion is longer than the context.
         """

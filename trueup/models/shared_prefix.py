@@ -1,19 +1,27 @@
 """Shared-prefix scoring: one prompt and its completions in one row, each prompt token once.
 
-A row holds the prompt and then every completion without its last token (nothing is predicted from
-it). The completions see the prompt and themselves, not one another, and their positions restart
-after the prompt. The head runs once per position that predicts something: the prompt's last token
-(shared by all completions) and every completion token in the row.
+A row is a `Tree`: the completions see the prompt and themselves, not one another, and their
+positions restart after the prompt. The head runs once per position that predicts something: the
+prompt's last token (shared by all completions) and the completion tokens in the row.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from trueup.models import architecture
+from trueup.models.prefix_tree import (
+    FAMILY_LENGTH,
+    Group,
+    Tree,
+    families,
+    lay_out,
+    separated,
+)
 from trueup.models.selected_logps import selected_logps
 from trueup.models.work import Work
 
@@ -21,27 +29,21 @@ PASS_COST = 7e9  # multiplications that one more forward pass is worth, measured
 
 
 @dataclass(frozen=True)
-class Group:
-    """One prompt and its completions as token ids, at least one token each."""
-
-    prompt: list[int]
-    completions: list[list[int]]
-
-
-@dataclass(frozen=True)
 class Packed:
-    """The tensors of one forward pass over several groups.
+    """The tensors of one forward pass over several rows.
 
-    Shapes: input_ids, position_ids, segments [R, L]; segments are 0 for the prompt, 1.. for the
-            completions, -1 for padding. head_rows, head_columns [S] are the positions that go
-            through the head; source, target, completion, offset [N] say, for every scored token,
-            the head row that predicts it, its id, its completion (in the order of the groups) and
-            its place in that completion. lengths [C].
+    Shapes: input_ids, position_ids, ends [R, L] as in `Tree`; lengths_of_rows [R], the rest is
+            padding; head_rows, head_columns [S] are the positions that go through the head;
+            source, target, completion, offset [N] say, for every scored token, the head row that
+            predicts it, its id, its completion (in the order of the groups) and its place in
+            that completion. lengths [C].
+    Fields: has_branches is False where causality alone masks every row.
     """
 
     input_ids: Tensor
     position_ids: Tensor
-    segments: Tensor
+    ends: Tensor
+    lengths_of_rows: Tensor
     head_rows: Tensor
     head_columns: Tensor
     source: Tensor
@@ -49,80 +51,58 @@ class Packed:
     completion: Tensor
     offset: Tensor
     lengths: Tensor
+    has_branches: bool
 
     def to(self, device: torch.device | str) -> "Packed":
         """The same tensors on another device."""
-        return replace(self, **{name: value.to(device) for name, value in vars(self).items()})
+        moved = {
+            name: value.to(device) for name, value in vars(self).items() if torch.is_tensor(value)
+        }
+        return replace(self, **moved)
 
     def count(self, work: Work) -> None:
         """Add this pass to the counters."""
-        padding = int((self.segments < 0).sum())
+        tokens = int(self.lengths_of_rows.sum())
         work.add(
-            trunk_tokens=self.segments.numel() - padding,
+            trunk_tokens=tokens,
             head_rows=len(self.head_rows),
-            padding_tokens=padding,
+            padding_tokens=self.input_ids.numel() - tokens,
         )
 
 
-def row_length(group: Group) -> int:
-    """The tokens that a group puts into its row."""
-    return len(group.prompt) + sum(len(completion) - 1 for completion in group.completions)
-
-
-def separated(groups: Sequence[Group]) -> list[Group]:
-    """A group per completion, for models that cannot share a prompt."""
-    return [
-        Group(group.prompt, [completion]) for group in groups for completion in group.completions
-    ]
-
-
-def pack(groups: Sequence[Group], *, pad_id: int = 0) -> Packed:
-    """Lay the groups out, a row each, padded on the right."""
-    width = max(map(row_length, groups))
-    shape = (len(groups), width)
-    input_ids = torch.full(shape, pad_id)
-    position_ids = torch.zeros(shape, dtype=torch.long)
-    segments = torch.full(shape, -1)
-    head: list[Tensor] = []  # [n, 2] row and column
-    scored: list[Tensor] = []  # [T, 4] source, target, completion, offset
-    lengths: list[int] = []
-    heads = 0
-    for row, group in enumerate(groups):
-        start = len(group.prompt)
-        input_ids[row, :start] = torch.tensor(group.prompt)
-        position_ids[row, :start] = torch.arange(start)
-        segments[row, :start] = 0
-        first = heads
-        head.append(torch.tensor([[row, start - 1]]))
-        heads += 1
-        end = start
-        for number, completion in enumerate(group.completions, start=1):
-            tokens, inner = torch.tensor(completion), len(completion) - 1
-            place = slice(end, end + inner)
-            input_ids[row, place] = tokens[:-1]
-            position_ids[row, place] = torch.arange(start, start + inner)
-            segments[row, place] = number
-            columns = torch.arange(end, end + inner)
-            head.append(torch.stack([torch.full_like(columns, row), columns], dim=1))
-            sources = torch.cat([torch.tensor([first]), torch.arange(heads, heads + inner)])
-            order = torch.full_like(tokens, len(lengths))
-            scored.append(torch.stack([sources, tokens, order, torch.arange(inner + 1)], dim=1))
-            lengths.append(inner + 1)
-            heads += inner
-            end += inner
-    head_rows, head_columns = torch.cat(head).unbind(1)
-    source, target, completion_index, offset = torch.cat(scored).unbind(1)
+def pack(trees: Sequence[Tree], *, pad_id: int = 0) -> Packed:
+    """Lay the trees out, a row each, padded on the right."""
+    width = max(map(len, trees))
+    shape = (len(trees), width)
+    input_ids = np.full(shape, pad_id)
+    position_ids = np.zeros(shape, dtype=np.int64)
+    ends = np.tile(np.arange(width), (len(trees), 1))  # padding is seen by itself alone
+    predictors, targets = [], []
+    for row, tree in enumerate(trees):
+        input_ids[row, : len(tree)] = tree.ids
+        position_ids[row, : len(tree)] = tree.positions
+        ends[row, : len(tree)] = tree.ends
+        predictors += [row * width + columns for columns in tree.predictors]
+        targets += tree.targets
+    lengths = np.array([len(target) for target in targets])
+    places, source = np.unique(np.concatenate(predictors), return_inverse=True)
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    arrays = {
+        "input_ids": input_ids,
+        "position_ids": position_ids,
+        "ends": ends,
+        "lengths_of_rows": np.array([len(tree) for tree in trees]),
+        "head_rows": places // width,
+        "head_columns": places % width,
+        "source": source,
+        "target": np.concatenate(targets),
+        "completion": np.repeat(np.arange(len(lengths)), lengths),
+        "offset": np.arange(len(starts)) - starts,
+        "lengths": lengths,
+    }
     return Packed(
-        input_ids=input_ids,
-        position_ids=position_ids,
-        segments=segments,
-        head_rows=head_rows,
-        head_columns=head_columns,
-        source=source,
-        target=target,
-        completion=completion_index,
-        offset=offset,
-        lengths=torch.tensor(lengths),
+        **{name: torch.from_numpy(values) for name, values in arrays.items()},
+        has_branches=any(tree.has_branches for tree in trees),
     )
 
 
@@ -181,29 +161,29 @@ def _head_inputs(model: Any, packed: Packed) -> Tensor:
 
 
 def _inputs(model: Any, packed: Packed) -> dict[str, Any]:
-    """The arguments of the forward pass; rows of one completion need no mask but causality."""
+    """The arguments of the forward pass; rows without branches need no mask but causality."""
     inputs: dict[str, Any] = {"input_ids": packed.input_ids, "use_cache": False}
-    if packed.segments.amax() > 1:
+    if packed.has_branches:
         allowed = _allowed(packed, architecture.sliding_window(model))
         inputs["attention_mask"] = architecture.attention_mask(
             allowed, model, architecture.dtype_of(model)
         )
         inputs["position_ids"] = packed.position_ids
     else:
-        inputs["attention_mask"] = (packed.segments >= 0).long()
+        steps = torch.arange(packed.input_ids.shape[1], device=packed.input_ids.device)
+        inputs["attention_mask"] = (steps < packed.lengths_of_rows[:, None]).long()
     return inputs
 
 
 def _allowed(packed: Packed, window: int | None) -> Tensor:
-    """Who may look at whom, [R, L, L]: causal, and the prompt or one's own completion only."""
-    segments, positions = packed.segments, packed.position_ids
-    own = segments[:, :, None] == segments[:, None, :]
-    prompt = segments[:, None, :] == 0
-    steps = torch.arange(segments.shape[1], device=segments.device)
-    allowed = (own | prompt) & (steps[:, None] >= steps[None, :])
+    """Who may look at whom, [R, L, L]: a token sees those that it follows from, and itself."""
+    columns = torch.arange(packed.ends.shape[1], device=packed.ends.device)
+    allowed = (columns[:, None] >= columns) & (columns[:, None] <= packed.ends[:, None, :])
     if window is not None:
-        allowed &= positions[:, :, None] - positions[:, None, :] < window
-    return allowed | torch.eye(len(steps), dtype=torch.bool, device=segments.device)
+        positions = packed.position_ids
+        near = positions[:, :, None] - positions[:, None, :] < window
+        allowed &= near | (columns[:, None] == columns)
+    return allowed
 
 
 def _by_completion(picked: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
@@ -247,15 +227,22 @@ class Layout:
     longest_shared: int | None = None
     bucket_floor: int = 512
 
-    def groups(self, groups: Sequence[Group]) -> list[Group]:
-        """The groups as this model takes them, completions in the same order."""
-        return [part for group in groups for part in self._parts(group)]
+    def families(self, groups: Sequence[Group]) -> list[list[int]]:
+        """Indices of the groups that go into one row together, as `prefix_tree.families`."""
+        if not self.shares_prefix:
+            return [[index] for index in range(len(groups))]
+        return families(groups, longest=min(FAMILY_LENGTH, self.longest_shared or FAMILY_LENGTH))
 
-    def _parts(self, group: Group) -> list[Group]:
-        """The group itself where it may share its prompt, else a group per completion."""
-        limit = self.longest_shared
-        fits = limit is None or row_length(group) <= limit
-        return [group] if self.shares_prefix and fits else separated([group])
+    def trees(self, family: Sequence[Group]) -> list[Tree]:
+        """The rows of a family as this model takes them, completions in the same order.
+
+        One row where it may share its prompts, else a row per completion.
+        """
+        if self.shares_prefix:
+            tree = lay_out(family)
+            if self.longest_shared is None or len(tree) <= self.longest_shared:
+                return [tree]
+        return [lay_out([part]) for part in separated(family)]
 
 
 @torch.no_grad()
@@ -275,11 +262,11 @@ def find_layout(model: Any, *, vocab_size: int) -> Layout:
     was_training = model.training
     model.eval()
     try:
-        apart = pack(separated([group])).to(device)
+        apart = pack([lay_out([part]) for part in separated([group])]).to(device)
         expected, _ = token_logps_from_logits(model, apart)
         tolerance = _tolerance(expected, architecture.dtype_of(model))
         splits_head = _agrees(token_logps, model, apart, expected, tolerance)
-        together = pack([group]).to(device)
+        together = pack([lay_out([group])]).to(device)
         shares_prefix = architecture.takes_masks(model) and _agrees(
             token_logps_from_logits, model, together, expected, tolerance
         )
@@ -319,17 +306,20 @@ def score_groups(
 ) -> Iterator[tuple[int, list[Tensor]]]:
     """Yield (index of group, token log-probabilities per completion) bucket by bucket.
 
-    The order is that of the buckets, so a caller that saves as it goes loses one bucket at most.
+    Groups whose prompts begin alike share a row. The order is that of the buckets, so a caller
+    that saves as it goes loses one bucket at most.
     """
     device = next(scorer.parameters()).device
-    lengths = [row_length(group) for group in groups]
-    floor = scorer.layout.bucket_floor
-    for bucket in buckets(lengths, token_budget=token_budget, floor=floor):
-        chosen = [groups[index] for index in bucket]
-        packed = pack(scorer.layout.groups(chosen), pad_id=pad_id)
+    layout = scorer.layout
+    rows = layout.families(groups)
+    trees = [layout.trees([groups[index] for index in row]) for row in rows]
+    lengths = [sum(map(len, several)) for several in trees]
+    for bucket in buckets(lengths, token_budget=token_budget, floor=layout.bucket_floor):
+        packed = pack([tree for number in bucket for tree in trees[number]], pad_id=pad_id)
         if work is not None:
             packed.count(work)
         table, _ = scorer(packed.to(device))
-        rows = iter(zip(table.float().cpu(), packed.lengths.tolist(), strict=True))
-        for index, group in zip(bucket, chosen, strict=True):
-            yield index, [row[:length] for row, length in (next(rows) for _ in group.completions)]
+        found = iter(zip(table.float().cpu(), packed.lengths.tolist(), strict=True))
+        for index in (index for number in bucket for index in rows[number]):
+            several = [next(found) for _ in groups[index].completions]
+            yield index, [row[:length] for row, length in several]

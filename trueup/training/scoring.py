@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from trueup.models import Group, LanguageModel, Work
-from trueup.models.shared_prefix import Layout, buckets, pack, row_length
+from trueup.models.prefix_tree import row_length
+from trueup.models.shared_prefix import Layout, buckets, pack
 from trueup.training.config import Precision, TrainingConfig
 from trueup.training.processes import Processes
 
@@ -44,7 +45,8 @@ class Scoring:
 
     def __call__(self, groups: Sequence[Group], work: Work) -> tuple[Tensor, Tensor]:
         """Log-probabilities [C, T] of the groups' completions and their mask, as `token_logps`."""
-        packed = pack(self.layout.groups(groups), pad_id=self.pad_id)
+        trees = [tree for group in groups for tree in self.layout.trees([group])]
+        packed = pack(trees, pad_id=self.pad_id)
         packed.count(work)
         with autocast(self.device, self.precision):
             table, mask = self.scorer(packed.to(self.device))

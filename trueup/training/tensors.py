@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,13 +15,17 @@ from torch import Tensor
 from trueup.errors import UserError
 from trueup.files import disk_errors, replacing
 
+METADATA = "trueup"  # the one entry of the header that is ours
 
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write the tensors as safetensors, atomically."""
+    """Write the tensors as safetensors, atomically; equal content gives equal bytes.
+
+    safetensors writes several metadata entries in random order, so ours are one JSON text.
+    """
+    header = {METADATA: json.dumps(dict(metadata), sort_keys=True)} if metadata else None
     with replacing(path) as temporary, full_disk():
-        header = dict(metadata) if metadata else None
         safetensors.torch.save_file(dict(tensors), temporary, metadata=header)
 
 
@@ -32,7 +37,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             names = file.keys()
-            return {name: file.get_tensor(name).clone() for name in names}, file.metadata() or {}
+            metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+            return {name: file.get_tensor(name).clone() for name in names}, metadata
     except safetensors.SafetensorError as error:
         raise UserError(f"{path}: is damaged ({error}); remove it and run again") from error
 
