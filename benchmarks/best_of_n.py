@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 import torch
-from hh_setup import HH, make_model, make_tokenizer, pairs, show
+from _setup import HH, make_model, make_tokenizer, pairs, show
 
 from trueup.models import LanguageModel
 

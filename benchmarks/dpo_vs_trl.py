@@ -35,14 +35,14 @@ def main() -> None:
     if arguments.side:
         sys.stdout.write(json.dumps(SIDES[arguments.side](arguments)) + "\n")
         return
-    from hh_setup import show
+    from _setup import show
 
     show([compared(size, arguments) for size in arguments.vocab_size], arguments.json)
 
 
 def parsed() -> argparse.Namespace:
     """The command line."""
-    from hh_setup import HH
+    from _setup import HH
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vocab-size", type=int, nargs="+", default=[8192, 49152])
@@ -125,7 +125,7 @@ def work(side: dict[str, Any], vocab_size: int, arguments: argparse.Namespace) -
 def prepared(arguments: argparse.Namespace) -> tuple[Any, Any, list[dict[str, str]], str]:
     """The same model, tokenizer and pairs for every side."""
     import torch
-    from hh_setup import make_model, make_tokenizer, pairs
+    from _setup import make_model, make_tokenizer, pairs
 
     torch.set_num_threads(arguments.threads)
     rows, source = pairs(arguments.data, arguments.steps * BATCH)
@@ -136,7 +136,7 @@ def prepared(arguments: argparse.Namespace) -> tuple[Any, Any, list[dict[str, st
 
 def run_ours(arguments: argparse.Namespace) -> dict[str, Any]:
     """`trueup.training.train` with DPO."""
-    from hh_setup import peak_mb
+    from _setup import peak_mb
 
     from trueup.models import LanguageModel
     from trueup.objectives import DPO
@@ -184,7 +184,7 @@ def run_trl(arguments: argparse.Namespace) -> dict[str, Any]:
     import datasets
     import transformers
     import trl
-    from hh_setup import peak_mb
+    from _setup import peak_mb
 
     model, tokenizer, rows, source = prepared(arguments)
     losses: list[float] = []
@@ -248,7 +248,7 @@ def run_strong(arguments: argparse.Namespace) -> dict[str, Any]:
     import copy
 
     import torch
-    from hh_setup import peak_mb
+    from _setup import peak_mb
     from torch.nn.functional import logsigmoid
 
     model, tokenizer, rows, source = prepared(arguments)

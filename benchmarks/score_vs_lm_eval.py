@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from hh_setup import BBQ, make_model, make_tokenizer, read_rows, show
+from _setup import BBQ, make_model, make_tokenizer, read_rows, show
 
 from trueup.models import LanguageModel
 from trueup.worlds.occupations import OccupationWorld
 
 
 def main() -> None:
-    """Score with both, assert equality, print the row."""
+    """Score with both for every vocabulary size, assert equality, print a row each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--questions", type=int, default=160)
-    parser.add_argument("--vocab-size", type=int, default=8192)
+    parser.add_argument("--vocab-size", type=int, nargs="+", default=[8192, 49152])
     parser.add_argument("--hidden", type=int, default=384)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
@@ -35,9 +35,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    show([compared(size, arguments) for size in arguments.vocab_size], arguments.json)
+
+
+def compared(vocab_size: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One row: both sides at one vocabulary size."""
     prompts, answers, source = questions(arguments.data, arguments.questions)
     tokenizer = make_tokenizer([p + "".join(a) for p, a in zip(prompts, answers, strict=True)])
-    model = make_model(arguments.vocab_size, arguments.hidden, arguments.layers).eval()
+    model = make_model(vocab_size, arguments.hidden, arguments.layers).eval()
     lm = LanguageModel(model, tokenizer, name="bench")
     peer = lm_eval_model(model, tokenizer, arguments.batch_size)
     lm.score(prompts[:4], answers[:4])  # both sides warm
@@ -56,10 +61,11 @@ def main() -> None:
     theirs = np.array([value for value, _ in found]).reshape(ours.shape)
     largest = float(np.abs(ours - theirs).max())
     assert largest < 1e-3, f"the sides do not compute the same numbers: {largest}"
-    row = {
+    return {
         "what": f"log-likelihoods of 3 answers, {arguments.hidden} x {arguments.layers} Llama, "
-        f"{arguments.vocab_size} words, float32, {arguments.threads} threads",
+        f"{vocab_size} words, float32, {arguments.threads} threads",
         "data": source,
+        "vocab_size": vocab_size,
         "n_questions": len(prompts),
         "ours_seconds": min(ours_seconds),
         "peer_seconds": min(peer_seconds),
@@ -70,7 +76,6 @@ def main() -> None:
         "ours_head_rows": lm.work.head_rows,
         "peer_head_rows": counted.tokens,
     }
-    show([row], arguments.json)
 
 
 def questions(path: Path | None, count: int) -> tuple[list[str], list[list[str]], str]:

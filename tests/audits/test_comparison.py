@@ -54,6 +54,15 @@ def test_a_lean_to_the_other_side_of_the_same_size_is_neither():
     assert row.verdict == "no evidence"
 
 
+def test_a_change_that_does_not_matter_has_no_verdict():
+    before = table([0.3, 0.32, 0.28, 0.31, 0.29, 0.3, 0.33, 0.27])
+    after = moved(before, [0.1, 0.11, 0.08, 0.12, 0.1, 0.09, 0.1, 0.11])  # by 0.199 on average
+    for smallest, verdict in ((0.19, "improved"), (0.21, "no evidence")):
+        [row] = compare_audits([(MEAN, before, after)], smallest=smallest)
+        assert row.p_adjusted < 0.05
+        assert row.verdict == verdict
+
+
 @pytest.mark.parametrize(("goal", "verdict"), [("lower", "worse"), ("higher", "improved")])
 def test_a_goal_has_a_direction(goal: str, verdict: str):
     audit = Table((average("x", lambda items: items["x"], goal=goal),))

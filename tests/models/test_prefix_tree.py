@@ -13,10 +13,7 @@ def random_groups(rng: np.random.Generator) -> list[Group]:
     return [
         Group(
             rng.integers(3, size=rng.integers(1, 5)).tolist(),
-            [
-                rng.integers(3, size=rng.integers(1, 5)).tolist()
-                for _ in range(rng.integers(1, 4))
-            ],
+            [rng.integers(3, size=rng.integers(1, 5)).tolist() for _ in range(rng.integers(1, 4))],
         )
         for _ in range(4)
     ]
@@ -24,9 +21,7 @@ def random_groups(rng: np.random.Generator) -> list[Group]:
 
 def seen_from(tree: Tree, column: int) -> list[int]:
     return [
-        int(tree.ids[other])
-        for other in range(len(tree))
-        if other <= column <= tree.ends[other]
+        int(tree.ids[other]) for other in range(len(tree)) if other <= column <= tree.ends[other]
     ]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.report.sample import comparison, estimate
 from trueup.errors import UserError
-from trueup.report import report_comparison, report_run
+from trueup.report import report_run
 from trueup.report.from_runs import moved_probes
 from trueup.report.wording import MINUS
 from trueup.runs import Run
@@ -130,30 +130,15 @@ def test_a_comparison_without_its_sides_still_shows_its_rows(tmp_path: Path, los
     assert "Probes that moved most" not in page
 
 
-def test_two_runs_and_rows_become_a_page_of_their_own(tmp_path: Path) -> None:
-    sides = audit_run(tmp_path / "a"), audit_run(tmp_path / "b", 0.1)
-    path = report_comparison(
-        *sides,
-        [comparison(0.3, 0.01)],
-        out=tmp_path / "page.html",
-        title="Mine",
-        summary=["Fell by 97 %."],
-        planted={("lean", "all"): 0.3},
-    )
-    assert path == tmp_path / "page.html"
-    page = path.read_text()
-    for text in ("<h1>Mine</h1>", "Fell by 97 %.", "planted truth", "Probes that moved most"):
-        assert text in page
-
-
 def test_a_runs_author_may_say_what_the_rows_do_not(tmp_path: Path) -> None:
     run = audit_run(tmp_path / "a")
     info = json.loads((run.path / "run.json").read_text())
     planted = [{"metric": "lean", "slice": "nurse", "value": 0.25}]
     info["page"] = {"title": "Told", "summary": ["Said."], "headline": "nurse", "planted": planted}
+    info["page"]["facts"] = {"Corpus": "own"}
     (run.path / "run.json").write_text(json.dumps(info))
     page = report_run(run.path).read_text()
-    for text in ("<h1>Told</h1>", "Said.", "<span>nurse</span>", "planted truth"):
+    for text in ("<h1>Told</h1>", "Said.", "<span>nurse</span>", "planted truth", "Corpus"):
         assert text in page
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trueup.api.audit_run import AuditRun
 from trueup.api.tables import as_text, comparison_tables
-from trueup.errors import UserError
+from trueup.errors import UserError, check_at_least
 from trueup.files import plain
 
 if TYPE_CHECKING:
@@ -74,14 +74,17 @@ def compare(
     after: AuditRun | str | Path,
     *,
     out: str | Path | None = None,
+    smallest: float = 0.0,
 ) -> Comparison:
     """Compare two audits, probe by probe: paired tests, Holm-adjusted over all rows.
 
-    Fields: before and after are runs or their folders; out is the run folder to write.
+    Fields: before and after are runs or their folders; out is the run folder to write; smallest is
+            the smallest change that matters, in the metrics' unit: a lesser one has no verdict.
     Raises: UserError where they share no audit or no probe, or were made with other settings.
     """
     from trueup.audits.comparison import compare_audits
 
+    check_at_least(0, smallest=smallest)
     sides = [
         side if isinstance(side, AuditRun) else AuditRun.open(side) for side in (before, after)
     ]
@@ -99,7 +102,9 @@ def compare(
         tables = sides[0].tables[name], sides[1].tables[name]
         notes += _check_items(name, *tables)
         jobs.append((sides[0].audits[sides[0].names.index(name)], *tables))
-    rows = compare_audits(jobs)
+    rows = compare_audits(jobs, smallest=smallest)
+    if smallest:
+        notes.append(f"a change below {smallest:g} does not matter here: no evidence")
     result = Comparison(before=sides[0], after=sides[1], rows=rows, notes=notes)
     return result if out is None else result.save(out)
 

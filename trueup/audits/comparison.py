@@ -75,6 +75,7 @@ def compare_items(
 def compare_audits(
     runs: Iterable[tuple[Audit, pd.DataFrame, pd.DataFrame]],
     *,
+    smallest: float = 0.0,
     rng: np.random.Generator | None = None,
 ) -> list[ComparisonRow]:
     """Compare the items before and after of several audits; Holm's family is all of their rows.
@@ -82,7 +83,8 @@ def compare_audits(
     Shares are tested by exact McNemar, means by sign flips, statistics by swaps of before and
     after; where items share clusters, these flip and swap whole. A metric that only informs (no
     ideal, no goal) is not tested.
-    Fields: rng is by default seeded by audit, metric and slice.
+    Fields: smallest is the smallest change that matters, in the metric's unit: a lesser one is "no
+            evidence" however small its p; rng is by default seeded by audit, metric and slice.
     Edges:  items that only one run has are left out, see `unpaired`.
     Raises: UserError where two runs share no item.
     """
@@ -94,7 +96,7 @@ def compare_audits(
             rows.append(row)
     adjusted = adjust([row.p_value for row in rows])
     return [
-        replace(row, p_adjusted=float(p), verdict=_verdict(metric, row, float(p)))
+        replace(row, p_adjusted=float(p), verdict=_verdict(metric, row, float(p), smallest))
         for metric, row, p in zip(metrics, rows, adjusted, strict=True)
     ]
 
@@ -199,9 +201,9 @@ def _test(
     return paired_mean(x, y, clusters=clusters, rng=rng, level=level)
 
 
-def _verdict(metric: Metric, row: ComparisonRow, p_adjusted: float) -> Verdict:
-    """Whether a change beyond chance was for the better."""
-    if not p_adjusted < ALPHA or row.delta == 0:
+def _verdict(metric: Metric, row: ComparisonRow, p_adjusted: float, smallest: float) -> Verdict:
+    """Whether a change beyond chance, and one that matters, was for the better."""
+    if not p_adjusted < ALPHA or row.delta == 0 or abs(row.delta) < smallest:
         return "no evidence"
     if metric.goal == "ideal":
         ideal = metric.ideal or 0.0

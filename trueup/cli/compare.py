@@ -22,6 +22,9 @@ def compare(
     before: Annotated[str, typer.Argument(metavar="BEFORE", help="The run folder of an audit.")],
     after: Annotated[str, typer.Argument(metavar="AFTER", help="The same, of the other model.")],
     out: OptionalOut = None,
+    smallest: Annotated[
+        float, typer.Option(metavar="X", help="The smallest change that matters.")
+    ] = 0.0,
     as_json: AsJson = False,
     fail_if: Annotated[
         str | None,
@@ -37,7 +40,7 @@ def compare(
     with printing.working():
         from trueup.api.comparing import compare as compared
 
-        result = compared(before, after, out=out)
+        result = compared(before, after, out=out, smallest=smallest)
     outcome = None if expression is None else expression.check(result.as_dict()["rows"])
     if as_json:
         places = {"out": result.folder, "report": result.folder and result.folder / "report.html"}

@@ -16,11 +16,12 @@ from trueup.api.auditing import audit
 from trueup.api.progress import Progress, ignored
 from trueup.audits.comparison import ComparisonRow, compare_audits
 from trueup.demo.guards import Guard, control_guard, displacement_guard, perplexity_guard
-from trueup.demo.page import write_page
+from trueup.demo.page import NOTES, page
 from trueup.demo.result import DemoResult, Line
 from trueup.demo.world_model import world_model
 from trueup.errors import UserError
 from trueup.models import LanguageModel
+from trueup.report import report_run
 from trueup.runs import Run
 from trueup.stats import Estimate
 from trueup.worlds.occupations import ANCHOR_JOBS, CONTROL_JOBS, LEANING_JOBS, OccupationWorld
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from trueup.audits.protocol import Audit
 
-WORTH_CORRECTING = 0.05  # of P(he | job); a smaller lean is left alone
+WORTH_CORRECTING = 0.05  # of P(he | job); a smaller lean, or a smaller change, does not matter
 ALIGNMENT: dict[str, Any] = {
     "beta": 0.1,
     "eta": 1.0,  # the pairs are short (six tokens) and say that both pronouns are as good
@@ -64,25 +65,26 @@ def run_demo(
         if _is_worth_correcting(found):
             tuned = _aligned(policy, world, out / "aligned", seed, tell)
             after = _audited(tuned, world, out / "after", tell)
-            rows = compare_audits([_sides(before, after)])
+            rows = compare_audits([_sides(before, after)], smallest=WORTH_CORRECTING)
             guards = _guards(before, after, out / "aligned")
         lines = _lines(world, before, after, rows)
+        result = DemoResult(
+            planted=lean,
+            corpus=world.corpus_lean(LEANING_JOBS),
+            before=found,
+            after=_estimate(after, "leaning"),
+            verdict=lines[0].verdict,
+            guards=guards,
+            lines=lines,
+            corrected=bool(rows),
+            report=out / "report.html",
+            seconds=0.0,
+        )
         run.write_metrics([estimate for estimate in after.estimates if estimate.n])
         run.write_comparison(rows)
-        run.finish("done")
-    result = DemoResult(
-        planted=lean,
-        corpus=world.corpus_lean(LEANING_JOBS),
-        before=found,
-        after=_estimate(after, "leaning"),
-        verdict=lines[0].verdict,
-        guards=guards,
-        lines=lines,
-        corrected=bool(rows),
-        report=out / "report.html",
-        seconds=time.monotonic() - started,
-    )
-    write_page(result, world, before, after, rows, out)
+        told = {"guards": [guard.as_dict() for guard in guards], "notes": NOTES}
+        run.finish("done", extra=told | {"page": page(result, world)})
+    report_run(out)
     return replace(result, seconds=time.monotonic() - started)
 
 

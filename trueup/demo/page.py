@@ -1,15 +1,8 @@
 """The demo's report: one page over both audits, the alignment and the comparison."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
-import pandas as pd
-
-from trueup.api.audit_run import AuditRun
-from trueup.audits.comparison import ComparisonRow
 from trueup.demo.result import DemoResult
-from trueup.report import ReportInput, write_report
-from trueup.runs import Run
 from trueup.worlds.occupations import OccupationWorld
 
 EXPLANATIONS = {
@@ -20,54 +13,32 @@ EXPLANATIONS = {
     "the two words hold.",
     "perplexity.perplexity": "How surprised the model is by new sentences about things.",
 }
-MOVED = 12  # probes shown
+NOTES = (
+    "Intervals of a kind of job resample whole jobs; those of one job its contexts.",
+    "Anchor jobs are neutral and have preference pairs of their own; control jobs are neutral and "
+    "have none.",
+    "A change of a job's lean below 0.05 does not matter here and is no evidence, whatever its p.",
+)
 
 
-def write_page(
-    result: DemoResult,
-    world: OccupationWorld,
-    before: AuditRun,
-    after: AuditRun,
-    rows: Sequence[ComparisonRow],
-    out: Path,
-) -> Path:
-    """Write `report.html` into the demo's folder."""
-    run = Run.open(out)
-    return write_report(
-        ReportInput(
-            title="Does the model lean, and can it be corrected?",
-            headline="leaning",
-            question=(
-                "A corpus was written in which some jobs go with one pronoun more often than with "
-                "the other, by a known amount; a small model learned it, was audited, corrected, "
-                "and audited again."
-            ),
-            summary=_summary(result, world),
-            facts={
-                "planted lean": f"{world.lean:+.2f}",
-                "lean in the corpus": f"{result.corpus:+.3f}",
-                "model": f"Llama architecture, {before.work.get('trunk_tokens', 0):,} tokens read",
-                "seed": world.seed,
-            },
-            estimates=[estimate.as_dict() for estimate in after.estimates],
-            before=[estimate.as_dict() for estimate in before.estimates] if rows else [],
-            planted=_planted(world),
-            explanations=EXPLANATIONS,
-            comparison=[row.as_dict() for row in rows],
-            guards=[guard.as_dict() for guard in result.guards],
-            steps=Run.open(out / "aligned").items() if rows else None,
-            moved=_moved(before, after) if rows else None,
-            notes=[
-                "Intervals of a kind of job resample whole jobs; those of one job its contexts.",
-                "Anchor jobs are neutral and have preference pairs of their own; control jobs are "
-                "neutral and have none.",
-            ],
-            settings={"demo": run.info["arguments"]},
-            work=after.work,
-            versions=run.info["versions"],
+def page(result: DemoResult, world: OccupationWorld) -> dict[str, Any]:
+    """What run.json says for `report_run`: the page in the demo's words, with the known truth."""
+    return {
+        "title": "Does the model lean, and can it be corrected?",
+        "headline": "leaning",
+        "question": (
+            "A corpus was written in which some jobs go with one pronoun more often than with "
+            "the other, by a known amount; a small model learned it, was audited, corrected, "
+            "and audited again."
         ),
-        out / "report.html",
-    )
+        "summary": _summary(result, world),
+        "facts": {
+            "Planted lean": f"{world.lean:+.2f}",
+            "Lean in the corpus": f"{result.corpus:+.3f}",
+        },
+        "explanations": EXPLANATIONS,
+        "planted": _planted(world),
+    }
 
 
 def _summary(result: DemoResult, world: OccupationWorld) -> list[str]:
@@ -80,23 +51,11 @@ def _summary(result: DemoResult, world: OccupationWorld) -> list[str]:
     return [first, result.sentence()]
 
 
-def _planted(world: OccupationWorld) -> dict[tuple[str, str], float]:
+def _planted(world: OccupationWorld) -> list[dict[str, Any]]:
     """The known truth by metric and slice."""
-    truth = {("lean", job): world.planted(job) for job in world.jobs}
-    kinds = {("lean", world.kind(job)): world.planted(job) for job in world.jobs}
-    return {**truth, **kinds}
-
-
-def _moved(before: AuditRun, after: AuditRun) -> pd.DataFrame:
-    """The contexts whose P(he) changed most."""
-    first, second = (run.items_of("association").set_index("id") for run in (before, after))
-    table = pd.DataFrame(
-        {
-            "group": first["group"].str.split("|").str[-1],
-            "text": first["input"],
-            "before": first["score"],
-            "after": second["score"],
-            "change": second["score"] - first["score"],
-        }
-    ).reset_index()
-    return table.reindex(table["change"].abs().sort_values(ascending=False).index).head(MOVED)
+    truths = {job: world.planted(job) for job in world.jobs}
+    kinds = {world.kind(job): world.planted(job) for job in world.jobs}
+    return [
+        {"metric": "lean", "slice": part, "value": value}
+        for part, value in {**truths, **kinds}.items()
+    ]

@@ -8,6 +8,6 @@ from trueup.models.language_model import Scores as Scores
 from trueup.models.loading import load as load
 from trueup.models.masked_language_model import MaskedLanguageModel as MaskedLanguageModel
 from trueup.models.masked_language_model import load_masked as load_masked
-from trueup.models.sampling import Sample as Sample
 from trueup.models.prefix_tree import Group as Group
+from trueup.models.sampling import Sample as Sample
 from trueup.models.work import Work as Work

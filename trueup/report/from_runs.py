@@ -29,7 +29,8 @@ def report_run(run_folder: str | Path) -> Path:
     """Write report.html into the folder of one run: an audit, an alignment or a comparison.
 
     A run whose author knows more than its rows says so in run.json under `page`: title, question,
-    summary, headline, explanations, planted (rows of metric, slice, value), which then are shown.
+    summary, facts, headline, explanations, planted (rows of metric, slice, value), which then are
+    shown.
     A comparison's arguments name its sides; other runs, as the demo's, may hold the folders
     before, after and aligned.
     Raises: UserError where the folder is no run.
@@ -55,39 +56,6 @@ def report_run(run_folder: str | Path) -> Path:
     if run.comparison():
         report = _with_sides(report, run)
     return write_report(_as_told(report, run.info.get("page", {})), run.path)
-
-
-def report_comparison(
-    before: str | Path | Run,
-    after: str | Path | Run,
-    rows: Sequence[Any],
-    *,
-    out: str | Path,
-    title: str = "",
-    question: str = "",
-    summary: Sequence[str] = (),
-    planted: Mapping[tuple[str, str], float] | None = None,
-    guards: Sequence[Row] = (),
-    steps: "pd.DataFrame | None" = None,
-    explanations: Mapping[str, str] | None = None,
-) -> Path:
-    """Write the page of two audit runs and the rows that compare them, to `out`.
-
-    rows: of compare.json. The runs give estimates, settings, work and the probes that moved most.
-    """
-    first, second = _opened(before), _opened(after)
-    report = ReportInput(
-        title=title or "Before and after",
-        question=question
-        or f"Did the model change from {_model(first)} to {_model(second)}, and for the better?",
-        summary=[*summary, *_status(first), *_status(second)],
-        comparison=rows,
-        planted=planted or {},
-        guards=guards,
-        steps=steps,
-        explanations=explanations or {},
-    )
-    return write_report(_joined(report, first, second), out)
 
 
 def moved_probes(before: "pd.DataFrame", after: "pd.DataFrame") -> "pd.DataFrame":
@@ -123,6 +91,7 @@ def _as_told(report: ReportInput, page: Mapping[str, Any]) -> ReportInput:
         report,
         **told,
         summary=[*page.get("summary", ()), *report.summary],
+        facts={**report.facts, **page.get("facts", {})},
         explanations={**report.explanations, **page.get("explanations", {})},
         planted=truths,
     )

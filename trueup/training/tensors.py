@@ -17,6 +17,7 @@ from trueup.files import disk_errors, replacing
 
 METADATA = "trueup"  # the one entry of the header that is ours
 
+
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
