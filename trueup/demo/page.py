@@ -33,6 +33,9 @@ def page(result: DemoResult, world: OccupationWorld) -> dict[str, Any]:
         ),
         "summary": _summary(result, world),
         "facts": {
+            "Before": "as it learned the corpus",
+            "After": "after RPO",
+            "Data": "the world's own contexts and sentences",
             "Planted lean": f"{world.lean:+.2f}",
             "Lean in the corpus": f"{result.corpus:+.3f}",
         },
