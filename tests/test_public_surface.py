@@ -18,7 +18,7 @@ KEYWORDS = {
         "model", "objective", "data", "out", "eval_data", "reference", "resume", "seed", "device",
         "dtype", "progress",
     ],
-    "compare": ["before", "after", "out"],
+    "compare": ["before", "after", "out", "smallest"],
     "generate": [
         "model", "prompts", "out", "decoder", "n", "max_new_tokens", "temperature", "top_k",
         "top_p", "stop", "seed", "resume", "device", "dtype", "progress",

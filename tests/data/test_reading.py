@@ -176,9 +176,15 @@ def test_reading_changes_none_of_the_rows_given() -> None:
 def test_contracts_are_the_ecosystems_columns() -> None:
     assert CONTRACTS == {
         "pairs": ("prompt", "chosen", "rejected"),
+        "routed": ("prompt", "chosen", "rejected", "objective"),
+        "traces": ("prompt", "chosen", "rejected", "chosen_no_think", "rejected_no_think"),
+        "dispreferred": ("prompt", "rejected"),
         "labelled": ("prompt", "completion", "label"),
         "rewarded": ("prompt", "completion", "reward"),
+        "scored": ("prompt", "completion", "mean_ref_logp"),
         "completions": ("prompt", "completion"),
+        "questions": ("question", "answers"),
+        "demonstrations": ("demonstrations", "query", "target"),
         "prompts": ("prompt",),
         "messages": ("messages",),
     }

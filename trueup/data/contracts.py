@@ -12,9 +12,15 @@ from trueup.data.table import Row
 
 CONTRACTS: dict[str, tuple[str, ...]] = {
     "pairs": ("prompt", "chosen", "rejected"),
+    "routed": ("prompt", "chosen", "rejected", "objective"),
+    "traces": ("prompt", "chosen", "rejected", "chosen_no_think", "rejected_no_think"),
+    "dispreferred": ("prompt", "rejected"),
     "labelled": ("prompt", "completion", "label"),
     "rewarded": ("prompt", "completion", "reward"),
+    "scored": ("prompt", "completion", "mean_ref_logp"),
     "completions": ("prompt", "completion"),
+    "questions": ("question", "answers"),
+    "demonstrations": ("demonstrations", "query", "target"),
     "prompts": ("prompt",),
     "messages": ("messages",),
 }
@@ -47,6 +53,82 @@ def _pair(row: Row) -> list[Row]:
     return [{**row, "prompt": prompt, "chosen": chosen, "rejected": rejected}]
 
 
+def _routed(row: Row) -> list[Row]:
+    """A pair with the name of its objective."""
+    return [{**_pair(row)[0], "objective": _name("objective", row["objective"])}]
+
+
+def _traces(row: Row) -> list[Row]:
+    """A pair with traces and a pair without; either of them may be absent (null)."""
+    result = {**row, "prompt": checked_prompt("prompt", row["prompt"])}
+    present = 0
+    for chosen, rejected in (("chosen", "rejected"), ("chosen_no_think", "rejected_no_think")):
+        values = row.get(chosen), row.get(rejected)
+        if values == (None, None):
+            result |= {chosen: None, rejected: None}
+            continue
+        for name, value in zip((chosen, rejected), values, strict=True):
+            result[name] = _text(name, value)
+        if values[0] == values[1]:
+            raise BadValue(
+                f"{chosen!r} and {rejected!r} are equal, got {shown(values[0])}; a pair must "
+                "prefer one"
+            )
+        present += 1
+    if not present:
+        raise BadValue("the row has no pair, neither with a trace nor without")
+    return [result]
+
+
+def _dispreferred(row: Row) -> list[Row]:
+    """A prompt and an answer to avoid."""
+    own = checked_prompt("prompt", row["prompt"])
+    prompt, rejected = split_answer("rejected", row["rejected"], own)
+    return [{**row, "prompt": prompt, "rejected": rejected}]
+
+
+def _scored(row: Row) -> list[Row]:
+    """A completion with its mean log-probability per token under the scoring models."""
+    value = _number("mean_ref_logp", row["mean_ref_logp"])
+    if value > 0:
+        raise BadValue(f"'mean_ref_logp' must be at most 0, got {shown(row['mean_ref_logp'])}")
+    return [{**_completion(row)[0], "mean_ref_logp": value}]
+
+
+def _question(row: Row) -> list[Row]:
+    """A question with the answers that count as right; in a CSV cell they are a JSON list."""
+    answers = row["answers"]
+    if isinstance(answers, str) and answers.lstrip().startswith("["):
+        try:
+            answers = json.loads(answers)
+        except ValueError as error:
+            raise BadValue(f"'answers' is not valid JSON, got {shown(answers)}") from error
+    answers = [answers] if isinstance(answers, str) else answers
+    if not isinstance(answers, list) or not answers:
+        raise BadValue(f"'answers' must be a list of texts, got {shown(answers)}")
+    return [
+        {
+            **row,
+            "question": _text("question", row["question"]),
+            "answers": [_text("answers", answer) for answer in answers],
+        }
+    ]
+
+
+def _demonstrations(row: Row) -> list[Row]:
+    """Solved examples of a task, and one to solve."""
+    found = row["demonstrations"]
+    if not isinstance(found, list) or not all(
+        isinstance(one, dict) and {"x", "y"} <= one.keys() for one in found
+    ):
+        raise BadValue(f"'demonstrations' must be a list of {{x, y}}, got {shown(found)}")
+    if not found:
+        raise BadValue("'demonstrations' is empty")
+    checked = [{name: _text(f"demonstrations.{name}", one[name]) for name in "xy"} for one in found]
+    texts = {name: _text(name, row[name]) for name in ("query", "target")}
+    return [{**row, "demonstrations": checked, **texts}]
+
+
 def _labelled(row: Row) -> list[Row]:
     label = _label(row["label"])
     return [{**_completion(row)[0], "label": label}]
@@ -62,7 +144,7 @@ def _labelled_pair(row: Row) -> list[Row]:
 
 
 def _rewarded(row: Row) -> list[Row]:
-    return [{**_completion(row)[0], "reward": _reward(row["reward"])}]
+    return [{**_completion(row)[0], "reward": _number("reward", row["reward"])}]
 
 
 def _completion(row: Row) -> list[Row]:
@@ -134,21 +216,44 @@ def _label(value: Any) -> bool:
     raise BadValue(f"'label' must be true or false, got {shown(value)}")
 
 
-def _reward(value: Any) -> float:
+def _number(name: str, value: Any) -> float:
     """A finite number, also as text."""
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise BadValue(f"'reward' must be a number, got {shown(value)}") from error
+        raise BadValue(f"{name!r} must be a number, got {shown(value)}") from error
     if not math.isfinite(number):
-        raise BadValue(f"'reward' must be a finite number, got {shown(value)}")
+        raise BadValue(f"{name!r} must be a finite number, got {shown(value)}")
     return number
+
+
+def _text(name: str, value: Any) -> str:
+    """A text with something in it."""
+    if not isinstance(value, str) or not value.strip():
+        raise BadValue(f"{name!r} must be a text that is not empty, got {shown(value)}")
+    return value
+
+
+def _name(name: str, value: Any) -> str:
+    """A name; numbers count as their digits."""
+    return _text(name, str(value) if isinstance(value, int) else value)
 
 
 _PROMPTED_PAIR = ("prompt", "chosen", "rejected")
 _BARE_PAIR = ("chosen", "rejected")
 _READINGS: dict[str, list[Reading]] = {
     "pairs": [Reading(_PROMPTED_PAIR, _pair), Reading(_BARE_PAIR, _pair)],
+    "routed": [
+        Reading((*_PROMPTED_PAIR, "objective"), _routed),
+        Reading((*_BARE_PAIR, "objective"), _routed),
+    ],
+    "traces": [Reading(("prompt",), _traces)],
+    "dispreferred": [
+        Reading(CONTRACTS["dispreferred"], _dispreferred),
+    ],
+    "scored": [Reading(CONTRACTS["scored"], _scored)],
+    "questions": [Reading(CONTRACTS["questions"], _question)],
+    "demonstrations": [Reading(CONTRACTS["demonstrations"], _demonstrations)],
     "labelled": [
         Reading(CONTRACTS["labelled"], _labelled),
         Reading(_PROMPTED_PAIR, _labelled_pair),

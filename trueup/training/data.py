@@ -7,8 +7,9 @@ from typing import Any
 from trueup.data import Table, read
 from trueup.errors import UserError
 from trueup.models import LanguageModel
+from trueup.objectives.protocol import Data
 from trueup.training.config import TrainingConfig
-from trueup.training.examples import DataKind, Examples, Limit, held_out, tokenize
+from trueup.training.examples import Examples, Limit, held_out, tokenize
 
 Rows = Table | Iterable[Mapping[str, Any]]
 
@@ -51,7 +52,7 @@ class TrainingData:
 
 def training_data(
     lm: LanguageModel,
-    kind: DataKind,
+    kind: Data,
     rows: Rows,
     eval_rows: Rows | None,
     config: TrainingConfig,

@@ -1,9 +1,9 @@
 """Rows as token ids: what the engine trains on, cut to length by one policy for all models."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,13 +12,16 @@ from trueup.data import Table
 from trueup.errors import UserError
 from trueup.files import content_hash
 from trueup.models import Group, LanguageModel
+from trueup.objectives.protocol import MANY, ROLES, Data
 from trueup.training.config import Truncate
 
-DataKind = Literal["pairs", "labelled", "completions"]
-COLUMNS: dict[DataKind, tuple[str, ...]] = {
+COLUMNS: dict[Data, tuple[str, ...]] = {  # where the completions of each role stand in a row
     "pairs": ("chosen", "rejected"),
+    "routed": ("chosen", "rejected"),
+    "traces": ("chosen", "rejected", "chosen_no_think", "rejected_no_think"),
     "labelled": ("completion",),
     "completions": ("completion",),
+    "scored": ("completion",),
 }
 
 
@@ -36,11 +39,25 @@ class Limit:
 
 @dataclass(frozen=True)
 class Example:
-    """One row: its place in the source, its tokens, its label where it has one."""
+    """One row: its place in the source, its tokens, and what is known of it beside them.
+
+    Fields: groups hold the completions of all roles in their order, mostly under one prompt; known
+            has a number or tensor per keyword of the batch, the same keywords in all examples.
+    """
 
     place: str
-    group: Group
-    label: bool = True
+    groups: tuple[Group, ...]
+    known: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def group(self) -> Group:
+        """The prompt with its completions, of an example that has one prompt."""
+        return self.groups[0]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of every completion."""
+        return [len(part) for group in self.groups for part in group.completions]
 
 
 @dataclass(frozen=True)
@@ -52,7 +69,7 @@ class Examples:
             if prompt and completion were tokenised together.
     """
 
-    kind: DataKind
+    kind: Data
     items: list[Example]
     prompts_cut: int = 0
     completions_cut: int = 0
@@ -66,46 +83,109 @@ class Examples:
         """SHA-256 of all token ids and labels: tokenizer, template, rows and cut in one."""
         return content_hash(
             self.kind,
-            *(f"{item.group.prompt}{item.group.completions}{item.label}" for item in self.items),
+            *(
+                "".join(f"{group.prompt}{group.completions}" for group in item.groups)
+                + str({name: _plain(value) for name, value in item.known.items()})
+                for item in self.items
+            ),
         )
 
-    def groups(self, indices: Sequence[int]) -> list[Group]:
+    @property
+    def width(self) -> int:
+        """Completions of an example, all roles together."""
+        return len(self.items[0].lengths)
+
+    def families(self, indices: Sequence[int]) -> list[tuple[Group, ...]]:
         """The token ids of some examples."""
-        return [self.items[index].group for index in indices]
+        return [self.items[index].groups for index in indices]
 
     def known(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """What is known of a batch before any forward pass: lengths [B] and labels [B]."""
+        """What is known of a batch before any forward pass: lengths per role, labels, masks."""
         items = [self.items[index] for index in indices]
-        lengths = torch.tensor([[*map(len, item.group.completions)] for item in items]).float()
-        if self.kind == "pairs":
-            return {"chosen_lengths": lengths[:, 0], "rejected_lengths": lengths[:, 1]}
-        labels = torch.tensor([item.label for item in items])
-        known = {"lengths": lengths[:, 0]}
-        return known | {"labels": labels} if self.kind == "labelled" else known
+        lengths = torch.tensor([item.lengths for item in items]).float()
+        known = {f"{role}lengths": part for role, part in by_role(self.kind, lengths).items()}
+        for name in items[0].known:
+            values = [item.known[name] for item in items]
+            known[name] = (
+                torch.stack(values) if torch.is_tensor(values[0]) else torch.tensor(values)
+            )
+        return known
 
 
-def tokenize(lm: LanguageModel, table: Table, kind: DataKind, limit: Limit) -> Examples:
+def by_role(kind: Data, table: Tensor) -> dict[str, Tensor]:
+    """The completions' numbers [B, W, ...] by the prefix of their keyword: `chosen_`, ...
+
+    A role with one completion per example gives [B, ...], one with many [B, K, ...].
+    """
+    parts = {}
+    for place, role in enumerate(ROLES[kind]):
+        prefix = f"{role}_" if role else ""
+        parts[prefix] = table[:, place:] if role == MANY.get(kind) else table[:, place]
+    return parts
+
+
+def tokenize(lm: LanguageModel, table: Table, kind: Data, limit: Limit) -> Examples:
     """Every row of the table as tokens, completions ended by EOS.
 
     Raises: UserError where a prompt has no tokens, or an example is too long and may not be cut.
     """
     before = lm.encoder.joint_differs
     columns = COLUMNS[kind]
+    present = [[column for column in columns if row[column] is not None] for row in table]
     groups = lm.encoder.groups(
         [row["prompt"] for row in table],
-        [[row[column] for column in columns] for row in table],
+        [[row[column] for column in several] for row, several in zip(table, present, strict=True)],
         add_eos=True,
     )
+    known = _known_of_rows(table, kind)
     items, prompts_cut, completions_cut = [], 0, 0
-    for index, (row, group) in enumerate(zip(table, groups, strict=True)):
+    for index, (several, group) in enumerate(zip(present, groups, strict=True)):
         place = table.place(index)
         if not group.prompt:
             raise UserError(f"{place}: the prompt has no tokens; write something into it")
         fitted = fit(group, limit, place)
         prompts_cut += fitted.prompt != group.prompt
         completions_cut += fitted.completions != group.completions
-        items.append(Example(place, fitted, bool(row.get("label", True))))
+        if len(several) < len(columns):
+            fitted = _with_blanks(fitted, [column in several for column in columns], lm.pad_id)
+        items.append(Example(place, (fitted,), known[index]))
     return Examples(kind, items, prompts_cut, completions_cut, lm.encoder.joint_differs - before)
+
+
+def _known_of_rows(table: Table, kind: Data) -> list[dict[str, Any]]:
+    """What the rows say beside their texts, by the batch's keywords."""
+    if kind == "labelled":
+        return [{"labels": bool(row["label"])} for row in table]
+    if kind == "scored":
+        return [{"mean_ref_logps": float(row["mean_ref_logp"])} for row in table]
+    if kind == "routed":
+        names = objective_names(table)
+        return [{"objective_ids": names.index(row["objective"])} for row in table]
+    if kind == "traces":
+        return [
+            {
+                "trace_mask": row["chosen"] is not None,
+                "empty_mask": row["chosen_no_think"] is not None,
+            }
+            for row in table
+        ]
+    return [{} for _ in table]
+
+
+def objective_names(table: Table) -> list[str]:
+    """The objectives that the rows of several-objective data name, sorted."""
+    return sorted({row["objective"] for row in table})
+
+
+def _with_blanks(group: Group, present: Sequence[bool], blank: int) -> Group:
+    """A token in place of every absent completion; it lays out nothing and its mask is False."""
+    parts = iter(group.completions)
+    return Group(group.prompt, [next(parts) if there else [blank] for there in present])
+
+
+def _plain(value: Any) -> Any:
+    """A known value as it goes into a hash."""
+    return value.tolist() if torch.is_tensor(value) else value
 
 
 def fit(group: Group, limit: Limit, place: str) -> Group:

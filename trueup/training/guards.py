@@ -2,11 +2,12 @@
 
 import pandas as pd
 
+from trueup.objectives.protocol import Data
 from trueup.stats import Estimate, mean, proportion
-from trueup.training.examples import DataKind
+from trueup.training.monitors import is_paired
 
 
-def guards(kind: DataKind, items: pd.DataFrame) -> list[Estimate]:
+def guards(kind: Data, items: pd.DataFrame) -> list[Estimate]:
     """Estimates over the evaluation rows, before against after training.
 
     likelihood-displacement  mean of log pi(y) - log ref(y) in nats over chosen completions (or
@@ -15,7 +16,7 @@ def guards(kind: DataKind, items: pd.DataFrame) -> list[Estimate]:
     positive-margin          share of pairs with log pi/ref(chosen) > log pi/ref(rejected); the
                              reference itself stands at 0.5 in the sense of no preference learned
     """
-    if kind == "pairs":
+    if is_paired(kind):
         change = items["chosen_after"] - items["chosen_before"]
         won = items["margin"] > 0
         return [
@@ -24,7 +25,7 @@ def guards(kind: DataKind, items: pd.DataFrame) -> list[Estimate]:
             proportion(int(won.sum()), len(won), audit="training", metric="positive-margin"),
         ]
     change = items["after"] - items["before"]
-    if kind == "completions":
+    if kind != "labelled":
         return [_displacement(change, "all")]
     return [
         _displacement(change[items["label"]], "true"),

@@ -1,8 +1,7 @@
 """One optimiser step and one evaluation, whatever the objective."""
 
-import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -13,16 +12,17 @@ from trueup.errors import TrueupError
 from trueup.models import Work
 from trueup.objectives import Objective
 from trueup.training.batches import Plan, dependent_batches
+from trueup.training.checkpoints import State
 from trueup.training.config import TrainingConfig, learning_rate
 from trueup.training.examples import Examples, Limit, mismatched
-from trueup.training.losses import Batch, batch_losses, batch_scalars
-from trueup.training.monitors import measure_names, measures
+from trueup.training.gradients import Gradients
+from trueup.training.losses import Batch, batch_scalars, joint_losses, part_losses, passed
+from trueup.training.monitors import is_paired, measure_names, measures
 from trueup.training.optimiser import set_learning_rate
 from trueup.training.policy import Policy
 from trueup.training.processes import Processes
 from trueup.training.reference import Reference
 from trueup.training.scoring import Scoring
-from trueup.training.signals import sums
 
 SHOWN_PLACES = 3
 
@@ -49,7 +49,9 @@ class Loop:
     optimiser: torch.optim.Optimizer
     processes: Processes
 
-    def step(self, number: int, work: Work, *, stop: bool) -> tuple[dict[str, float], bool]:
+    def step(
+        self, number: int, batch: Batch, state: State, *, stop: bool
+    ) -> tuple[dict[str, float], bool]:
         """Take step `number`, counted from 0; give its row of the table, and whether to stop.
 
         The loss is sum(w * l) / sum(w) over the whole batch, however it is cut into processes and
@@ -57,8 +59,8 @@ class Loop:
 
         Raises: TrueupError where loss or gradient is not finite; the weights are then untouched.
         """
-        batch = self._training_batch(number)
-        names = measure_names(self.train.kind, has_reference=batch.reference is not None)
+        kind = batch.examples.kind
+        names = measure_names(kind, has_reference=batch.reference is not None)
         own = Work()
         self.policy.model.eval()
         scalars = batch_scalars(
@@ -66,7 +68,10 @@ class Loop:
         )
         self.policy.ready_to_train()
         self.optimiser.zero_grad()
-        values = self._gradients(batch, len(names), scalars, own)
+        gradients = Gradients(self.objective, self.training, self.wrapped, self.processes)
+        values, after = gradients.of(batch, scalars=scalars, state=state.objective, work=own)
+        if values.shape[1] == 1:  # this process had no row
+            values = values.new_full((len(batch), 1 + len(names)), math.nan)
         bound = self.config.clip or math.inf
         norm = float(nn.utils.clip_grad_norm_(self.policy.trainable.values(), bound))
         counted = values[self.processes.share(len(batch))]  # [b, 1 + M] of this process
@@ -80,7 +85,8 @@ class Loop:
         rate = learning_rate(self.config, number, self.plan.steps)
         set_learning_rate(self.optimiser, rate)
         self.optimiser.step()
-        work.add(**spent)
+        state.work.add(**spent)
+        state.objective = after
         row = {"step": number + 1, "epoch": self.plan.epoch(number) + 1, "loss": loss}
         row |= {"learning_rate": rate, "grad_norm": norm, "tokens": spent["trunk_tokens"]}
         width = len(names)
@@ -88,70 +94,56 @@ class Loop:
             row[name] = total / n if n else math.nan
         return row | {name: float(value) for name, value in scalars.items()}, wants_stop
 
-    def evaluate(self, step: int, work: Work) -> tuple[dict[str, float], pd.DataFrame]:
+    def evaluate(self, step: int, state: State) -> tuple[dict[str, float], pd.DataFrame]:
         """Loss and measures over all evaluation rows: their means, and a row per example."""
         evaluation = self.evaluation
         assert evaluation is not None
         self.policy.model.eval()
         names = measure_names(evaluation.kind, has_reference=True)
-        width = len(evaluation.items[0].group.completions)
-        values = torch.zeros(len(evaluation), 1 + len(names) + width, dtype=torch.float64)
+        width = 1 + len(names) + evaluation.width
+        values = torch.zeros(len(evaluation), width, dtype=torch.float64)
         own = Work()
         for batch in self._evaluation_batches(evaluation):
             scalars = batch_scalars(
                 self.objective, self.frozen, batch, processes=self.processes, work=own
             )
-            mine = self.processes.share(len(batch))
-            for part in batch.parts(mine, self.frozen):
-                with torch.no_grad():
-                    losses, rows = batch_losses(
-                        self.objective, self.frozen, batch, part, scalars=scalars, work=own
-                    )
-                found = [losses[:, None], measures(evaluation.kind, rows)]
-                found.append(sums(evaluation.kind, rows))
-                places = [batch.indices[position] for position in part]
+            for positions, found in self._evaluated(batch, scalars, state, own):
+                places = [batch.indices[position] for position in positions]
                 values[places] = torch.cat(found, dim=1).cpu().double()
         values = self.processes.total(values)
-        work.add(**self.processes.total_work(own).as_dict())
+        state.work.add(**self.processes.total_work(own).as_dict())
         weights = Batch(evaluation, list(range(len(evaluation)))).weights(self.objective)
         loss = float((weights * values[:, 0]).sum() / weights.sum())
         means = values[:, 1 : 1 + len(names)].nanmean(dim=0).tolist()
         items = _items(evaluation, values[:, 1 + len(names) :], self.reference)
         return {"step": step, "loss": loss, **dict(zip(names, means, strict=True))}, items
 
-    def _gradients(
-        self, batch: Batch, columns: int, scalars: Mapping[str, Tensor], work: Work
-    ) -> Tensor:
-        """Backward passes of this process's share; the gradients are those of the whole batch.
-
-        Gives w * l / sum(w) and the measures, [B, 1 + M], NaN where another process has the row.
-        A process without a share joins with a loss of 0, because DDP waits for everyone.
-        """
-        weights = batch.weights(self.objective)
-        shares = weights / weights.sum()
+    @torch.no_grad()
+    def _evaluated(
+        self, batch: Batch, scalars: Mapping[str, Tensor], state: State, work: Work
+    ) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """Positions of this process with their losses, measures and sums."""
         mine = self.processes.share(len(batch))
-        found = []
-        parts = batch.parts(mine or [0], self.training)
-        for number, part in enumerate(parts, start=1):
-            is_last = number == len(parts)
-            quiet = contextlib.nullcontext() if is_last else self.processes.quiet(self.wrapped)
-            counter = work if mine else Work()
-            with quiet:
-                losses, rows = batch_losses(
-                    self.objective, self.training, batch, part, scalars=scalars, work=counter
+        kind = batch.examples.kind
+        parts = batch.parts(mine, self.frozen)
+        if not self.objective.needs.whole_batch:
+            for part in parts:
+                losses, rows, logps = part_losses(
+                    self.objective, self.frozen, batch, part, scalars=scalars, work=work
                 )
-                weighted = losses * shares[part].to(losses.device, losses.dtype)
-                loss = weighted.sum() * self.processes.count  # DDP takes the processes' mean
-                torch.autograd.backward(loss if mine else loss * 0)
-            if mine:
-                measured = measures(batch.examples.kind, rows)
-                found.append((part, torch.cat([weighted.detach()[:, None], measured], dim=1)))
-        values = torch.full((len(batch), 1 + columns), torch.nan, dtype=torch.float64)
-        for part, table in found:
-            values[part] = table.cpu().double()
-        return values
+                yield part, [losses[:, None], measures(kind, rows), logps]
+            return
+        table = torch.zeros(len(batch), batch.examples.width, dtype=torch.float64)
+        for part in parts:
+            table[part] = passed(self.frozen, batch, part, work)[0].cpu().double()
+        logps = self.processes.total(table)
+        losses, rows, _ = joint_losses(
+            self.objective, batch, logps, scalars=scalars, state=state.objective
+        )
+        found = [losses[:, None], measures(kind, rows), logps]
+        yield mine, [value[mine] for value in found]
 
-    def _training_batch(self, number: int) -> Batch:
+    def training_batch(self, number: int) -> Batch:
         """The examples of a step with their reference."""
         indices = self.plan.batch(number)
         epochs, place = divmod(number, self.plan.steps_per_epoch)
@@ -192,13 +184,14 @@ def _items(evaluation: Examples, after: Tensor, reference: Reference) -> pd.Data
     """Each evaluation row's log-probabilities under reference and policy."""
     before = reference.values["evaluation"]
     items = pd.DataFrame({"id": [item.place for item in evaluation.items]})
-    sides = ("chosen_", "rejected_") if evaluation.kind == "pairs" else ("",)
+    paired = is_paired(evaluation.kind)
+    sides = ("chosen_", "rejected_") if paired else ("",)
     for place, side in enumerate(sides):
         items[f"{side}before"] = before[:, place].tolist()
         items[f"{side}after"] = after[:, place].tolist()
-    if evaluation.kind == "pairs":
+    if paired:
         change = after - before
         items["margin"] = (change[:, 0] - change[:, 1]).tolist()
     if evaluation.kind == "labelled":
-        items["label"] = [item.label for item in evaluation.items]
+        items["label"] = [item.known["labels"] for item in evaluation.items]
     return items

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from trueup.models import Group, Work
 from trueup.objectives import Objective
+from trueup.objectives.protocol import ROLES, Stateful
 from trueup.training.examples import Examples
 from trueup.training.processes import Processes
-from trueup.training.scoring import Scoring
+from trueup.training.scoring import Family, Scoring
 from trueup.training.signals import planned, signals
 
 
@@ -40,13 +41,44 @@ class Batch:
         """Where some of its examples stand in the user's files."""
         return [self.examples.items[self.indices[position]].place for position in positions]
 
+    def families(self, positions: Sequence[int]) -> list[Family]:
+        """The token ids of some positions."""
+        return [*self.examples.families([self.indices[position] for position in positions])]
+
     def parts(self, positions: Sequence[int], scoring: Scoring) -> list[list[int]]:
         """Some positions as micro-batches, cut as suits the model."""
-        groups = self.examples.groups([self.indices[position] for position in positions])
-        return [[positions[number] for number in part] for part in scoring.buckets(groups)]
+        families = self.families(positions)
+        return [[positions[number] for number in part] for part in scoring.buckets(families)]
+
+    def rows(
+        self,
+        positions: Sequence[int],
+        logps: Tensor,
+        scalars: Mapping[str, Tensor],
+        tokens: tuple[Tensor, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """The canonical batch of some positions, given the policy's sums [b, W]."""
+        indices = [self.indices[position] for position in positions]
+        return signals(
+            self.examples.kind,
+            logps,
+            known=self.examples.known(indices),
+            reference=None if self.reference is None else self.reference[list(positions)],
+            scalars=scalars,
+            tokens=tokens,
+        )
 
 
-def batch_losses(
+def passed(
+    scoring: Scoring, batch: Batch, positions: Sequence[int], work: Work
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """One forward pass: sums [b, W], and the table [b, W, T] behind them with its mask."""
+    table, mask = scoring(batch.families(positions), work)
+    shape = (len(positions), -1, table.shape[-1])
+    return table.sum(dim=1).reshape(shape[:2]), (table.reshape(shape), mask.reshape(shape))
+
+
+def part_losses(
     objective: Objective,
     scoring: Scoring,
     batch: Batch,
@@ -54,30 +86,46 @@ def batch_losses(
     *,
     scalars: Mapping[str, Tensor],
     work: Work,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The losses [b] of some positions of the batch, and the canonical batch behind them."""
-    indices = [batch.indices[position] for position in positions]
-    table, mask = scoring(batch.examples.groups(indices), work)
-    rows = signals(
-        batch.examples.kind,
-        table,
-        mask,
-        known=batch.examples.known(indices),
-        reference=None if batch.reference is None else batch.reference[list(positions)],
-        scalars=scalars,
-    )
-    return objective.loss(rows), rows
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """The losses [b] of some positions, the canonical batch behind them, and the sums [b, W]."""
+    logps, tokens = passed(scoring, batch, positions, work)
+    rows = batch.rows(positions, logps, scalars, tokens)
+    return objective.loss(rows), rows, logps.detach()
+
+
+def joint_losses(
+    objective: Objective,
+    batch: Batch,
+    logps: Tensor,
+    *,
+    scalars: Mapping[str, Tensor],
+    state: Mapping[str, float],
+) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
+    """The losses [B] of a batch whose examples depend on one another, from all its sums [B, W].
+
+    Gives the canonical batch and the objective's next state, too.
+    """
+    rows = batch.rows(range(len(batch)), logps, scalars)
+    after = dict(state)
+    if isinstance(objective, Stateful):
+        seen = {name: value.detach() for name, value in rows.items()}
+        after, made = objective.advance(state, seen)
+        rows |= {name: value.to(logps.device, logps.dtype) for name, value in made.items()}
+    return objective.loss(rows), rows, after
 
 
 def batch_scalars(
     objective: Objective, scoring: Scoring, batch: Batch, *, processes: Processes, work: Work
 ) -> dict[str, Tensor]:
-    """What the objective needs of the whole batch: `kl`, `mean_chosen_length`."""
+    """What the objective needs of the whole batch: `kl`, the mean lengths of its roles."""
     scalars = {}
     if batch.mismatched is not None:
         scalars["kl"] = _mismatched_kl(scoring, batch, batch.mismatched, processes, work)
     if objective.needs.mean_length:
-        scalars["mean_chosen_length"] = batch.examples.known(batch.indices)["chosen_lengths"].mean()
+        known = batch.examples.known(batch.indices)
+        for role in ROLES[batch.examples.kind]:
+            name = f"{role}_length" if role else "length"
+            scalars[f"mean_{name}"] = known[f"{name}s"].mean()
     return scalars
 
 
@@ -94,9 +142,9 @@ def _mismatched_kl(
         return torch.zeros(())
     ratios = torch.zeros((), dtype=torch.float64)
     mine = processes.share(len(batch))
-    groups = [batch.mismatched_groups[position] for position in mine]
-    for part in scoring.buckets(groups):
-        table, _ = scoring([groups[number] for number in part], work)
+    families = [[batch.mismatched_groups[position]] for position in mine]
+    for part in scoring.buckets(families):
+        table, _ = scoring([families[number] for number in part], work)
         known = reference[[mine[number] for number in part]]
         ratios += (table.sum(dim=1).cpu().double() - known).sum()
     return (processes.total(ratios) / len(batch)).clamp(min=0)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from trueup.models import LanguageModel, Work, load
 from trueup.models.shared_prefix import PackedScorer
 from trueup.objectives import Objective
 from trueup.objectives import objective as make_objective
+from trueup.objectives.protocol import Stateful
 from trueup.training.batches import Plan
 from trueup.training.checkpoints import State, Tensors
 from trueup.training.config import FREE_ON_RESUME, TrainingConfig
@@ -148,8 +149,9 @@ class _Session:
             self._evaluate()
         began, first = time.monotonic(), self.state.step
         while self.state.step < self.plan.steps and not self._has_stalled():
+            batch = self.loop.training_batch(self.state.step)
             row, wants_stop = self.loop.step(
-                self.state.step, self.state.work, stop=self.interrupts.seen
+                self.state.step, batch, self.state, stop=self.interrupts.seen
             )
             self.state.step += 1
             self.state.rows.append(row)
@@ -167,7 +169,9 @@ class _Session:
             policy.restore(self.record.checkpoints.best(best))
             self.items = pd.DataFrame()
         if evaluations and self.items.empty:
-            self.items = self.loop.evaluate(best or self.state.step, Work())[1]
+            self.items = self.loop.evaluate(
+                best or self.state.step, replace(self.state, work=Work())
+            )[1]
         result = TrainingResult(
             model=policy.finished(str(self.record.out)),
             steps=pd.DataFrame(self.state.rows),
@@ -207,7 +211,7 @@ class _Session:
         if self.data.evaluation is None:
             return
         step, state = self.state.step, self.state
-        row, self.items = self.loop.evaluate(step, state.work)
+        row, self.items = self.loop.evaluate(step, state)
         state.evaluations.append(row)
         self.processes.track({f"eval_{name}": value for name, value in row.items()}, step)
         if self.config.early_stopping is None:
@@ -227,11 +231,9 @@ class _Session:
 
     def _save(self) -> None:
         """Write a checkpoint."""
-        policy, objective = self.loop.policy, self.loop.objective
+        policy = self.loop.policy
         randomness = self.processes.gather([random_state(self.processes.device)])
         if self.processes.is_main:
-            if hasattr(objective, "state_dict"):
-                self.state.objective = objective.state_dict()
             optimiser = optimiser_tensors(self.loop.optimiser, policy.trainable)
             tensors = Tensors(policy.weights(), optimiser, randomness)
             self.record.checkpoints.save(self.state, tensors)
@@ -241,16 +243,16 @@ class _Session:
         """Go on from the newest checkpoint, if there is one."""
         found = self.record.checkpoints.newest()
         if found is None:
+            if isinstance(self.loop.objective, Stateful):
+                self.state.objective = self.loop.objective.start()
             return
         self.state, tensors = found
-        policy, objective = self.loop.policy, self.loop.objective
+        policy = self.loop.policy
         policy.restore(tensors.weights)
         restore_optimiser(self.loop.optimiser, policy.trainable, tensors.optimiser)
         if self.processes.rank < len(tensors.randomness):
             own = tensors.randomness[self.processes.rank]
             restore_random_state(own, self.processes.device)
-        if hasattr(objective, "load_state_dict"):
-            objective.load_state_dict(self.state.objective)
 
     def _reference_scoring(self, reference: LanguageModel, policy: Policy) -> Scoring:
         """How a separate reference is run."""

@@ -12,20 +12,23 @@ from torch import Tensor
 from trueup.data import Table
 from trueup.errors import UserError
 from trueup.files import content_hash
-from trueup.models import Group, Work
+from trueup.models import Work
 from trueup.objectives import Objective
+from trueup.objectives.protocol import Data
 from trueup.training.batches import Plan, dependent_batches
 from trueup.training.data import TrainingData
-from trueup.training.examples import DataKind, mismatched
+from trueup.training.examples import mismatched
 from trueup.training.processes import Processes
-from trueup.training.scoring import Scoring, completion_logps
+from trueup.training.scoring import Family, Scoring, completion_logps
 from trueup.training.tensors import load_tensors, save_tensors
 
-FORMAT = "1"  # raise it when the meaning of the stored numbers changes
-COLUMNS: dict[DataKind, tuple[str, ...]] = {
+FORMAT = "2"  # raise it when the meaning of the stored numbers changes
+COLUMNS: dict[Data, tuple[str, ...]] = {
     "pairs": ("ref_chosen_logps", "ref_rejected_logps"),
     "labelled": ("ref_logps",),
     "completions": ("ref_logps",),
+    "scored": ("ref_logps",),
+    "routed": ("ref_chosen_logps", "ref_rejected_logps"),
 }
 
 
@@ -64,7 +67,9 @@ def reference_logps(
     """
     given = _from_tables(objective, data)
     wanted = {
-        name: groups for name, groups in _wanted(objective, data, plan).items() if name not in given
+        name: families
+        for name, families in _wanted(objective, data, plan).items()
+        if name not in given
     }
     if not wanted:
         return Reference(given)
@@ -90,12 +95,12 @@ def _from_tables(objective: Objective, data: TrainingData) -> dict[str, Tensor]:
     }
 
 
-def reference_columns(table: Table, kind: DataKind) -> Tensor | None:
+def reference_columns(table: Table, kind: Data) -> Tensor | None:
     """The reference's log-probabilities that the data bring along, [N, K]; None where they do not.
 
     Raises: UserError where only some rows have them or a value is no log-probability.
     """
-    columns = COLUMNS[kind]
+    columns = COLUMNS.get(kind, ())
     if not any(column in row for row in table for column in columns):
         return None
     values = [
@@ -120,32 +125,35 @@ def _checked(value: object, column: str, place: str) -> float:
     return number
 
 
-def _wanted(objective: Objective, data: TrainingData, plan: Plan) -> dict[str, list[Group]]:
+def _wanted(objective: Objective, data: TrainingData, plan: Plan) -> dict[str, list[Family]]:
     """The parts that the reference must score; evaluation rows always, to see what changed."""
     needs, train, evaluation = objective.needs, data.train, data.evaluation
-    wanted = {}
+    wanted: dict[str, list[Family]] = {}
     if needs.reference:
-        wanted["train"] = train.groups(range(len(train)))
+        wanted["train"] = [*train.families(range(len(train)))]
     if needs.mismatched:
         steps = (plan.batch(step) for step in range(plan.steps))
         wanted["mismatched_train"] = [
-            group for batch in steps for group in mismatched(train, batch, data.limit)
+            [group] for batch in steps for group in mismatched(train, batch, data.limit)
         ]
     if evaluation is not None:
-        wanted["evaluation"] = evaluation.groups(range(len(evaluation)))
+        wanted["evaluation"] = [*evaluation.families(range(len(evaluation)))]
         if needs.mismatched:
             batches = dependent_batches(len(evaluation), plan.batch_size)
             wanted["mismatched_evaluation"] = [
-                group for batch in batches for group in mismatched(evaluation, batch, data.limit)
+                [group] for batch in batches for group in mismatched(evaluation, batch, data.limit)
             ]
     return wanted
 
 
-def _fingerprint(model: str, scoring: Scoring, wanted: Mapping[str, list[Group]]) -> str:
+def _fingerprint(model: str, scoring: Scoring, wanted: Mapping[str, list[Family]]) -> str:
     """What the numbers depend on: weights, types, every token id, our version."""
     parts = [
-        content_hash(name, *(f"{group.prompt}{group.completions}" for group in groups))
-        for name, groups in wanted.items()
+        content_hash(
+            name,
+            *(f"{group.prompt}{group.completions}" for family in families for group in family),
+        )
+        for name, families in wanted.items()
     ]
     types = f"{scoring.dtype} {scoring.precision}"
     return content_hash(FORMAT, version("trueup"), model, types, *parts)
@@ -163,15 +171,15 @@ def _stored(path: Path, mark: str) -> Reference | None:
 
 def _computed(
     scoring: Scoring,
-    wanted: Mapping[str, list[Group]],
+    wanted: Mapping[str, list[Family]],
     processes: Processes,
     before_bucket: Callable[[int, int], None],
 ) -> Reference:
     """Every part scored; the mismatched ones have one completion each and become vectors."""
     values, work = {}, Work()
-    for name, groups in wanted.items():
+    for name, families in wanted.items():
         logps, spent = completion_logps(
-            scoring, groups, processes=processes, before_bucket=before_bucket
+            scoring, families, processes=processes, before_bucket=before_bucket
         )
         work.add(**spent.as_dict())
         values[name] = logps[:, 0].contiguous() if name.startswith("mismatched") else logps

@@ -1,4 +1,4 @@
-"""Forward passes of the engine: groups of tokens in, log-probabilities out, work counted."""
+"""Forward passes of the engine: families of groups in, log-probabilities out, work counted."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -12,6 +12,8 @@ from trueup.models.prefix_tree import row_length
 from trueup.models.shared_prefix import Layout, buckets, pack
 from trueup.training.config import Precision, TrainingConfig
 from trueup.training.processes import Processes
+
+Family = Sequence[Group]  # the prompts and completions of one example
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,20 @@ class Scoring:
         """The type of the weights."""
         return next(self.scorer.parameters()).dtype
 
-    def buckets(self, groups: Sequence[Group]) -> list[list[int]]:
-        """Indices of the groups that go through the model together."""
-        lengths = [row_length(group) for group in groups]
+    def buckets(self, families: Sequence[Family]) -> list[list[int]]:
+        """Indices of the families that go through the model together."""
+        lengths = [sum(map(row_length, family)) for family in families]
         return buckets(lengths, token_budget=self.token_budget, floor=self.layout.bucket_floor)
 
-    def __call__(self, groups: Sequence[Group], work: Work) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [C, T] of the groups' completions and their mask, as `token_logps`."""
-        trees = [tree for group in groups for tree in self.layout.trees([group])]
+    def fits(self, families: Sequence[Family]) -> bool:
+        """Whether all of them are within the budget of one forward pass."""
+        return sum(row_length(group) for family in families for group in family) <= (
+            self.token_budget
+        )
+
+    def __call__(self, families: Sequence[Family], work: Work) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [C, T] of the families' completions and their mask, `token_logps`."""
+        trees = [tree for family in families for tree in self.layout.trees(family)]
         packed = pack(trees, pad_id=self.pad_id)
         packed.count(work)
         with autocast(self.device, self.precision):
@@ -65,7 +73,7 @@ def autocast(
 @torch.no_grad()
 def completion_logps(
     scoring: Scoring,
-    groups: Sequence[Group],
+    families: Sequence[Family],
     *,
     processes: Processes,
     before_bucket: Callable[[int, int], None],
@@ -76,11 +84,12 @@ def completion_logps(
     many buckets are done.
     """
     own = Work()
-    parts = scoring.buckets(groups)
+    parts = scoring.buckets(families)
     mine = processes.share(len(parts))
-    sums = torch.zeros(len(groups), len(groups[0].completions), dtype=torch.float64)
+    width = sum(len(group.completions) for group in families[0])
+    sums = torch.zeros(len(families), width, dtype=torch.float64)
     for done, number in enumerate(mine):
         before_bucket(done, len(mine))
-        table, _ = scoring([groups[index] for index in parts[number]], own)
+        table, _ = scoring([families[index] for index in parts[number]], own)
         sums[parts[number]] = table.sum(dim=1).reshape(len(parts[number]), -1).cpu().double()
     return processes.total(sums), processes.total_work(own)

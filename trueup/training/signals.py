@@ -5,54 +5,48 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from trueup.training.examples import DataKind
+from trueup.objectives.protocol import ROLES, Data
+from trueup.training.examples import by_role
 
 
 def signals(
-    kind: DataKind,
-    table: Tensor,
-    mask: Tensor,
+    kind: Data,
+    logps: Tensor,
     *,
     known: Mapping[str, Tensor],
     reference: Tensor | None,
     scalars: Mapping[str, Tensor],
+    tokens: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """What an objective's `loss` reads.
 
-    Shapes: table, mask [C, T] with the completions of an example one after the other; known, [B]
-            lengths and labels; reference [B, K] log-probabilities of whole completions; scalars
-            of the whole batch; -> sums [B], token-level tables [B, T].
+    Shapes: logps [B, W], sums over the tokens of an example's completions; known, [B, ...] lengths
+            and labels; reference [B, W]; scalars of the whole batch; tokens, a table [B, W, T] and
+            its mask where they are at hand; -> [B] per role, [B, K] for a role of many.
     """
-    batch = {name: _like(value, table) for name, value in known.items()}
-    logps = table.sum(dim=1)
+    batch = {name: _like(value, logps) for name, value in known.items()}
+    batch |= {name: value.to(logps.device, logps.dtype) for name, value in scalars.items()}
+    for role, sums in by_role(kind, logps).items():
+        batch[f"{role}logps"] = sums
     if reference is not None:
-        reference = reference.to(table.device, table.dtype)
-    batch |= {name: value.to(table.device, table.dtype) for name, value in scalars.items()}
-    if kind == "pairs":
-        for place, side in enumerate(("chosen", "rejected")):
-            batch[f"{side}_logps"] = logps[place::2]
-            batch[f"{side}_token_logps"] = table[place::2]
-            batch[f"{side}_mask"] = mask[place::2]
-            if reference is not None:
-                batch[f"ref_{side}_logps"] = reference[:, place]
-        return batch
-    batch |= {"logps": logps, "token_logps": table, "mask": mask}
-    if reference is not None:
-        batch["ref_logps"] = reference[:, 0]
+        for role, sums in by_role(kind, reference.to(logps.device, logps.dtype)).items():
+            batch[f"ref_{role}logps"] = sums
+    if tokens is not None:
+        for role, table in by_role(kind, tokens[0]).items():
+            batch[f"{role}token_logps"] = table
+        for role, mask in by_role(kind, tokens[1]).items():
+            # of many completions `sample_mask` says which are there at all
+            batch[f"{role}mask" if mask.ndim == 2 else f"{role}token_mask"] = mask
     return batch
 
 
-def planned(kind: DataKind, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def planned(kind: Data, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What an objective's `weights` reads, before any forward pass; log-probabilities are 0."""
-    names = ("chosen_logps", "rejected_logps") if kind == "pairs" else ("logps",)
-    lengths = next(iter(known.values()))
-    return {**known, **{name: torch.zeros_like(lengths) for name in names}}
-
-
-def sums(kind: DataKind, batch: Mapping[str, Tensor]) -> Tensor:
-    """The policy's log-probabilities of whole completions, [B, K], detached."""
-    names = ("chosen_logps", "rejected_logps") if kind == "pairs" else ("logps",)
-    return torch.stack([batch[name].detach() for name in names], dim=1)
+    names = [f"{role}_" if role else "" for role in ROLES[kind]]
+    return {
+        **known,
+        **{f"{name}logps": torch.zeros_like(known[f"{name}lengths"]) for name in names},
+    }
 
 
 def _like(value: Tensor, table: Tensor) -> Tensor:
