@@ -20,7 +20,10 @@ class State:
     """Where a run stands, apart from its tensors.
 
     Fields: step counts the finished steps; rows and evaluations are the tables so far; best_step
-            is the evaluation with the lowest loss, waited counts those after it.
+            is the evaluation with the lowest loss, waited counts those after it; objective holds
+            an objective's running numbers; of online training round counts the finished rounds,
+            place the steps taken in the one under way, and memory is what passes from round to
+            round.
     """
 
     step: int = 0
@@ -30,6 +33,9 @@ class State:
     waited: int = 0
     work: Work = field(default_factory=Work)
     objective: dict[str, Any] = field(default_factory=dict)
+    round: int = 0
+    place: int = 0
+    memory: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """One optimiser step and one evaluation, whatever the objective."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -11,17 +11,15 @@ from torch import Tensor, nn
 from trueup.errors import TrueupError
 from trueup.models import Work
 from trueup.objectives import Objective
-from trueup.training.batches import Plan, dependent_batches
 from trueup.training.checkpoints import State
-from trueup.training.config import TrainingConfig, learning_rate
-from trueup.training.examples import Examples, Limit, mismatched
+from trueup.training.config import TrainingConfig
+from trueup.training.examples import Examples
 from trueup.training.gradients import Gradients
 from trueup.training.losses import Batch, batch_scalars, joint_losses, part_losses, passed
 from trueup.training.monitors import is_paired, measure_names, measures
 from trueup.training.optimiser import set_learning_rate
 from trueup.training.policy import Policy
 from trueup.training.processes import Processes
-from trueup.training.reference import Reference
 from trueup.training.scoring import Scoring
 
 SHOWN_PLACES = 3
@@ -37,11 +35,6 @@ class Loop:
 
     objective: Objective
     config: TrainingConfig
-    plan: Plan
-    limit: Limit
-    train: Examples
-    evaluation: Examples | None
-    reference: Reference
     policy: Policy
     wrapped: nn.Module
     training: Scoring
@@ -50,9 +43,9 @@ class Loop:
     processes: Processes
 
     def step(
-        self, number: int, batch: Batch, state: State, *, stop: bool
+        self, batch: Batch, state: State, *, rate: float, epoch: int, stop: bool
     ) -> tuple[dict[str, float], bool]:
-        """Take step `number`, counted from 0; give its row of the table, and whether to stop.
+        """Take one step; give its row of the table, and whether to stop.
 
         The loss is sum(w * l) / sum(w) over the whole batch, however it is cut into processes and
         micro-batches. The run stops where any process wants to.
@@ -81,29 +74,35 @@ class Loop:
         totals = self.processes.total(torch.cat([part.double() for part in parts])).tolist()
         loss, wants_stop = totals[0], totals[-1] > 0
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise self._not_finite(number, batch, loss, norm, values[:, 0])
-        rate = learning_rate(self.config, number, self.plan.steps)
+            raise self._not_finite(state.step, batch, loss, norm, values[:, 0])
         set_learning_rate(self.optimiser, rate)
         self.optimiser.step()
         state.work.add(**spent)
         state.objective = after
-        row = {"step": number + 1, "epoch": self.plan.epoch(number) + 1, "loss": loss}
+        state.step += 1
+        row = {"step": state.step, "epoch": epoch, "loss": loss}
         row |= {"learning_rate": rate, "grad_norm": norm, "tokens": spent["trunk_tokens"]}
         width = len(names)
         for name, total, n in zip(names, totals[1:], totals[1 + width :], strict=False):
             row[name] = total / n if n else math.nan
-        return row | {name: float(value) for name, value in scalars.items()}, wants_stop
+        row |= {name: float(value) for name, value in scalars.items()}
+        state.rows.append(row)
+        return row, wants_stop
 
-    def evaluate(self, step: int, state: State) -> tuple[dict[str, float], pd.DataFrame]:
-        """Loss and measures over all evaluation rows: their means, and a row per example."""
-        evaluation = self.evaluation
-        assert evaluation is not None
+    def evaluate(
+        self, step: int, batches: Sequence[Batch], reference: Tensor, state: State
+    ) -> tuple[dict[str, float], pd.DataFrame]:
+        """Loss and measures over all evaluation rows: their means, and a row per example.
+
+        Shapes: reference [N, W], the same rows under the reference.
+        """
+        evaluation = batches[0].examples
         self.policy.model.eval()
         names = measure_names(evaluation.kind, has_reference=True)
         width = 1 + len(names) + evaluation.width
         values = torch.zeros(len(evaluation), width, dtype=torch.float64)
         own = Work()
-        for batch in self._evaluation_batches(evaluation):
+        for batch in batches:
             scalars = batch_scalars(
                 self.objective, self.frozen, batch, processes=self.processes, work=own
             )
@@ -115,7 +114,7 @@ class Loop:
         weights = Batch(evaluation, list(range(len(evaluation)))).weights(self.objective)
         loss = float((weights * values[:, 0]).sum() / weights.sum())
         means = values[:, 1 : 1 + len(names)].nanmean(dim=0).tolist()
-        items = _items(evaluation, values[:, 1 + len(names) :], self.reference)
+        items = _items(evaluation, values[:, 1 + len(names) :], reference)
         return {"step": step, "loss": loss, **dict(zip(names, means, strict=True))}, items
 
     @torch.no_grad()
@@ -143,27 +142,6 @@ class Loop:
         found = [losses[:, None], measures(kind, rows), logps]
         yield mine, [value[mine] for value in found]
 
-    def training_batch(self, number: int) -> Batch:
-        """The examples of a step with their reference."""
-        indices = self.plan.batch(number)
-        epochs, place = divmod(number, self.plan.steps_per_epoch)
-        start = epochs * self.plan.n + place * self.plan.batch_size
-        ratios = self.reference.of("mismatched_train", slice(start, start + len(indices)))
-        groups = [] if ratios is None else mismatched(self.train, indices, self.limit)
-        return Batch(self.train, indices, self.reference.of("train", indices), ratios, groups)
-
-    def _evaluation_batches(self, evaluation: Examples) -> list[Batch]:
-        """The evaluation's batches with their reference."""
-        has_ratios = "mismatched_evaluation" in self.reference.values
-        batches = []
-        size = self.config.batch_size if has_ratios else len(evaluation)
-        for indices in dependent_batches(len(evaluation), size):
-            ratios = self.reference.of("mismatched_evaluation", indices)
-            groups = mismatched(evaluation, indices, self.limit) if has_ratios else []
-            known = self.reference.of("evaluation", indices)
-            batches.append(Batch(evaluation, indices, known, ratios, groups))
-        return batches
-
     def _not_finite(
         self, number: int, batch: Batch, loss: float, norm: float, losses: Tensor
     ) -> TrueupError:
@@ -180,9 +158,8 @@ class Loop:
         )
 
 
-def _items(evaluation: Examples, after: Tensor, reference: Reference) -> pd.DataFrame:
+def _items(evaluation: Examples, after: Tensor, before: Tensor) -> pd.DataFrame:
     """Each evaluation row's log-probabilities under reference and policy."""
-    before = reference.values["evaluation"]
     items = pd.DataFrame({"id": [item.place for item in evaluation.items]})
     paired = is_paired(evaluation.kind)
     sides = ("chosen_", "rejected_") if paired else ("",)

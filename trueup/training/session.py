@@ -1,0 +1,145 @@
+"""One process's run from its start, or from a checkpoint, to its end, whatever is trained on."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+
+from trueup.errors import InterruptedRun, UserError
+from trueup.models import LanguageModel
+from trueup.models.shared_prefix import PackedScorer
+from trueup.objectives import Objective
+from trueup.objectives.protocol import Stateful
+from trueup.training.checkpoints import State, Tensors
+from trueup.training.config import TrainingConfig
+from trueup.training.interrupts import Interrupts
+from trueup.training.loop import Loop
+from trueup.training.optimiser import make_optimiser, optimiser_tensors, restore_optimiser
+from trueup.training.policy import Policy
+from trueup.training.processes import Processes
+from trueup.training.randomness import random_state, restore_random_state
+from trueup.training.record import Record
+from trueup.training.result import Progress, TrainingResult
+from trueup.training.scoring import Scoring
+
+Report = Callable[[Progress], None]
+
+
+class Session:
+    """What offline and online training share: the loop, checkpoints, progress, interrupts.
+
+    Fields: loop is there after `prepare`; steps is how many optimiser steps the run means to take.
+    """
+
+    loop: Loop
+    steps: int
+
+    def __init__(
+        self,
+        record: Record,
+        config: TrainingConfig,
+        processes: Processes,
+        interrupts: Interrupts,
+        report: Report,
+    ) -> None:
+        self.record = record
+        self.config = config
+        self.processes = processes
+        self.interrupts = interrupts
+        self.report = report
+        self.state = State()
+        self.items = pd.DataFrame()
+
+    def make_loop(self, objective: Objective, policy: Policy) -> Loop:
+        """The loop around the policy, and the state of a checkpoint in it where there is one."""
+        device = self.processes.device
+        wrapped = self.processes.wrap(policy.scorer)
+        loop = Loop(
+            objective=objective,
+            config=self.config,
+            policy=policy,
+            wrapped=wrapped,
+            training=Scoring.of(policy.source, wrapped, self.config, device),
+            frozen=Scoring.of(policy.source, policy.scorer, self.config, device),
+            optimiser=make_optimiser(policy.trainable, self.config),
+            processes=self.processes,
+        )
+        torch.manual_seed(self.config.seed + self.processes.rank)
+        return loop
+
+    def finish(self, result: TrainingResult, settings: Mapping[str, Any]) -> None:
+        """Save the model and the record."""
+        if self.processes.is_main:
+            self.record.save_model(result.model)
+            self.write_card(result, settings)
+            self.record.finish(settings, result)
+        self.processes.wait()
+
+    def write_card(self, result: TrainingResult, settings: Mapping[str, Any]) -> None:
+        """The model card."""
+        raise NotImplementedError
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        policy = self.loop.policy
+        randomness = self.processes.gather([random_state(self.processes.device)])
+        if self.processes.is_main:
+            optimiser = optimiser_tensors(self.loop.optimiser, policy.trainable)
+            tensors = Tensors(policy.weights(), optimiser, randomness)
+            self.record.checkpoints.save(self.state, tensors)
+        self.processes.wait()
+
+    def restore(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        found = self.record.checkpoints.newest()
+        if found is None:
+            if isinstance(self.loop.objective, Stateful):
+                self.state.objective = self.loop.objective.start()
+            return
+        self.state, tensors = found
+        policy = self.loop.policy
+        policy.restore(tensors.weights)
+        restore_optimiser(self.loop.optimiser, policy.trainable, tensors.optimiser)
+        if self.processes.rank < len(tensors.randomness):
+            own = tensors.randomness[self.processes.rank]
+            restore_random_state(own, self.processes.device)
+
+    def stop(self) -> None:
+        """Write a checkpoint and leave, as someone asked for it."""
+        self.save()
+        raise InterruptedRun(
+            f"{self.record.out}: stopped after step {self.state.step} of {self.steps}; go on with "
+            "--resume"
+        )
+
+    def before_bucket(self, done: int, count: int) -> None:
+        """Tell the progress bar of the reference's pass, and stop where someone asked for it."""
+        self.report(Progress("reference", done, count, math.nan, None))
+        if self.interrupts.seen:
+            raise InterruptedRun(
+                f"{self.record.out}: stopped before the first step; go on with --resume"
+            )
+
+    def say(self, loss: float, began: float, first: int) -> None:
+        """Tell the progress bar."""
+        done, left = self.state.step - first, max(0, self.steps - self.state.step)
+        eta = (time.monotonic() - began) / done * left
+        self.report(Progress("training", self.state.step, self.steps, loss, eta))
+
+    def reference_scoring(self, reference: LanguageModel | None, policy: Policy) -> Scoring:
+        """How the reference is run: a model of its own, or the policy before its first step."""
+        device = self.processes.device
+        if reference is None:
+            policy.model.eval()
+            return Scoring.of(policy.source, policy.scorer, self.config, device)
+        if reference.tokenizer.get_vocab() != policy.source.tokenizer.get_vocab():
+            raise UserError(
+                f"reference {reference.name}: its vocabulary differs from that of "
+                f"{policy.source.name}; give a reference with the same tokenizer"
+            )
+        reference.model.to(device).eval()
+        scorer = PackedScorer(reference.model, reference.layout)
+        return Scoring.of(reference, scorer, self.config, device)
