@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from trueup.errors import UserError, build, unknown_name
+from trueup.objectives.d2o import D2O
 from trueup.objectives.dpo import DPO
 from trueup.objectives.hinge import Hinge
 from trueup.objectives.ipo import IPO, IPOSum
@@ -20,6 +21,7 @@ from trueup.objectives.slic import SLiC
 __all__ = ["OBJECTIVES", "Needs", "Objective", "objective"]
 
 OBJECTIVES: dict[str, type[Objective]] = {
+    "d2o": D2O,
     "dpo": DPO,
     "hinge": Hinge,
     "ipo": IPO,

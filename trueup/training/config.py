@@ -28,7 +28,10 @@ class TrainingConfig:
             evaluation rows are given; early_stopping stops after that many evaluations in a row
             without a lower loss and keeps the best weights; max_length None is the model's
             context; truncate says what happens to an example that is longer; trackers are
-            accelerate's (`tensorboard`, ...).
+            accelerate's (`tensorboard`, ...). Of objectives on own samples: max_new_tokens,
+            temperature, top_k and top_p are those of sampling; round_prompts is how many prompts
+            are sampled before the updates on them, None as many as a batch has; round_epochs is
+            how often those updates go over a round's samples.
     Raises: UserError where a field leaves its range.
     """
 
@@ -58,13 +61,22 @@ class TrainingConfig:
     max_length: int | None = None
     truncate: Truncate = "prompt-left"
     trackers: tuple[str, ...] = ()
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    round_prompts: int | None = None
+    round_epochs: int = 1
 
     def __post_init__(self) -> None:
         check_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
-        for name, least in (("steps", 1), ("token_budget", 1), ("early_stopping", 1)):
+        check_at_least(1, max_new_tokens=self.max_new_tokens, round_epochs=self.round_epochs)
+        check_at_least(0, temperature=self.temperature, top_k=self.top_k)
+        check_between(0, 1, top_p=self.top_p)
+        for name in ("steps", "token_budget", "early_stopping", "round_prompts"):
             value = getattr(self, name)
             if value is not None:
-                check_at_least(least, **{name: value})
+                check_at_least(1, **{name: value})
         if self.max_length is not None:
             check_at_least(4, max_length=self.max_length)
         check_positive(learning_rate=self.learning_rate, lora_alpha=self.lora_alpha)
@@ -92,7 +104,7 @@ class TrainingConfig:
         }
 
 
-def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
+def learning_rate(config: TrainingConfig, step: float, steps: float) -> float:
     """The learning rate of a step, counted from 0; a function of the step and nothing else.
 
     It rises to the full rate over the first `warmup * steps` steps, then stays (constant), falls

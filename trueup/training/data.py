@@ -70,7 +70,7 @@ def training_data(
             f"eval_every is {config.eval_every}, but there are no evaluation rows; give some or "
             "set eval_fraction"
         )
-    limit = _limit(lm, config)
+    limit = limit_of(lm, config)
     return TrainingData(
         table,
         eval_table,
@@ -80,7 +80,7 @@ def training_data(
     )
 
 
-def _limit(lm: LanguageModel, config: TrainingConfig) -> Limit:
+def limit_of(lm: LanguageModel, config: TrainingConfig) -> Limit:
     """The longest example."""
     wanted = config.max_length or lm.max_length
     if wanted > lm.max_length:

@@ -66,6 +66,7 @@ class Record:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         if not resume:
             self.checkpoints.clear()
+            shutil.rmtree(self.folder / "rounds", ignore_errors=True)
         write_json(self.folder / "run.json", _content("running", settings))
 
     def save_model(self, lm: LanguageModel) -> None:

@@ -12,9 +12,9 @@ from trueup.stats import Estimate
 class Progress:
     """What a progress bar shows.
 
-    Fields: stage is "reference" (buckets scored before the first step) or "training" (optimiser
-            steps); step of steps are done; loss is NaN in the former; eta is None before anything
-            is known.
+    Fields: stage is "reference" (buckets scored before the first step), "calibrating", "sampling"
+            or "training" (optimiser steps); step of steps are done; loss is NaN and eta None where
+            nothing is trained.
     """
 
     stage: str
@@ -29,10 +29,11 @@ class TrainingResult:
     """A trained model and how it came about.
 
     Fields: steps has a row per optimiser step; evaluations a row per evaluation, step 0 is before
-            training; items a row per evaluation example, before and after; guards is empty where
-            nothing was held out; work counts all forward passes over all processes, those of the
-            reference and of evaluations too; best_step is the step whose weights were kept, None
-            for the last; notes are remarks for the user.
+            training; items a row per evaluation example, before and after, or of online training a
+            row per sample; guards is empty where nothing was held out and nothing rewarded; work
+            counts all forward passes over all processes, those of the reference and of evaluations
+            too; best_step is the step whose weights were kept, None for the last; notes are
+            remarks for the user.
     """
 
     model: LanguageModel

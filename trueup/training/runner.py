@@ -6,14 +6,18 @@ from typing import Any
 
 from trueup.errors import UserError
 from trueup.models import LanguageModel, load
+from trueup.models.reward import Reward, reward_identity
 from trueup.objectives import Objective
 from trueup.objectives import objective as make_objective
+from trueup.objectives.protocol import Collecting
 from trueup.training.config import FREE_ON_RESUME, TrainingConfig
 from trueup.training.data import Rows, TrainingData, training_data
 from trueup.training.interrupts import Interrupts
 from trueup.training.offline import OfflineSession
+from trueup.training.online import OnlineSession
 from trueup.training.policy import Policy
 from trueup.training.processes import Processes
+from trueup.training.prompts import Prompts, read_prompts
 from trueup.training.randomness import own_randomness
 from trueup.training.record import Record
 from trueup.training.result import Progress, TrainingResult
@@ -29,24 +33,33 @@ def train(
     out: Path,
     eval_rows: Rows | None = None,
     reference: LanguageModel | None = None,
+    reward: Reward | None = None,
     resume: bool = False,
     progress: Report | None = None,
     in_place: bool = False,
 ) -> TrainingResult:
     """Train a copy of the model on rows and save it in `out` as a transformers or peft folder.
 
-    Fields: reference None is the model itself before its first step; resume goes on from the
-            newest checkpoint in `out`, starts anew where there is none, and gives back the result
-            of a finished run; in_place trains `lm` itself, which saves the copy's memory.
+    Fields: reference None is the model itself before its first step; reward scores own samples,
+            for objectives that ask for it; resume goes on from the newest checkpoint in `out`,
+            starts anew where there is none, and gives back the result of a finished run; in_place
+            trains `lm` itself, which saves the copy's memory where nothing frozen is needed.
     Edges:  Ctrl-C finishes the step and writes a checkpoint.
-    Raises: UserError where rows, settings or `out` are wrong or the disk is full; TrueupError
-            where loss or gradient is not finite; InterruptedRun after Ctrl-C or SIGTERM.
+    Raises: UserError where rows, settings or `out` are wrong, something that the objective needs
+            is not given, or the disk is full; TrueupError where loss or gradient is not finite;
+            InterruptedRun after Ctrl-C or SIGTERM.
     """
     chosen = make_objective(objective)
     record = Record(Path(out))
     _check_folders(record.out, lm, reference)
-    data = training_data(lm, chosen.data, rows, eval_rows, config)
-    settings = _settings(lm, chosen, data, config, reference)
+    check_given(chosen, reward=reward, eval_rows=eval_rows)
+    data: TrainingData | Prompts
+    if isinstance(chosen, Collecting):
+        data = read_prompts(lm, rows, chosen.source, chosen.data, config)
+        in_place = False  # the frozen reference is the model as it was given
+    else:
+        data = training_data(lm, chosen.data, rows, eval_rows, config)
+    settings = _settings(lm, chosen, data, config, reference, reward)
     record.check(settings, resume=resume)
     processes = Processes(lm.device, trackers=config.trackers, folder=record.folder)
     if resume and record.status == "finished":
@@ -56,8 +69,14 @@ def train(
         record.start(settings, resume=resume)
     with Interrupts() as interrupts, own_randomness(config.seed, processes.device):
         policy = Policy(lm, config, device=processes.device, in_place=in_place)
-        session = OfflineSession(record, config, processes, interrupts, progress or _silent)
-        session.prepare(chosen, policy, data, reference, settings)
+        parts = (record, config, processes, interrupts, progress or _silent)
+        session: OnlineSession | OfflineSession
+        if isinstance(data, Prompts):
+            session = OnlineSession(*parts)
+            session.prepare(chosen, policy, data, reference, reward, settings)
+        else:
+            session = OfflineSession(*parts)
+            session.prepare(chosen, policy, data, reference, settings)
         processes.open_trackers(settings["training"])
         session.go()
         result = session.result()
@@ -66,12 +85,29 @@ def train(
     return result
 
 
+def check_given(objective: Objective, *, reward: Reward | None, eval_rows: Rows | None) -> None:
+    """Raise UserError where the objective needs what is not given, or is given what it ignores."""
+    if objective.needs.rewards and reward is None:
+        raise UserError(
+            f"{objective.name} needs a reward; give --reward with a function, a lexicon or a "
+            "classifier"
+        )
+    if reward is not None and not objective.needs.rewards:
+        raise UserError(f"{objective.name} takes no reward; leave --reward out")
+    if isinstance(objective, Collecting) and eval_rows is not None:
+        raise UserError(
+            f"{objective.name} trains on its own samples and reads no evaluation rows; leave "
+            "--eval-data out, and audit the result"
+        )
+
+
 def _settings(
     lm: LanguageModel,
     objective: Objective,
-    data: TrainingData,
+    data: TrainingData | Prompts,
     config: TrainingConfig,
     reference: LanguageModel | None,
+    reward: Reward | None,
 ) -> dict[str, Any]:
     """What the result depends on; a resumed run must have the same."""
     fields = {name: value for name, value in config.as_dict().items() if name not in FREE_ON_RESUME}
@@ -80,8 +116,19 @@ def _settings(
         "training": fields,
         "model": lm.fingerprint,
         "reference": None if reference is None else reference.fingerprint,
+        "reward": None if reward is None else reward_identity(reward),
+        **_hashes(data),
+    }
+
+
+def _hashes(data: TrainingData | Prompts) -> dict[str, str | None]:
+    """What tells one set of rows from another."""
+    if isinstance(data, Prompts):
+        return {"data": data.hash, "evaluation data": None}
+    evaluation = data.evaluation
+    return {
         "data": data.train.hash,
-        "evaluation data": None if data.evaluation is None else data.evaluation.hash,
+        "evaluation data": None if evaluation is None else evaluation.hash,
     }
 
 

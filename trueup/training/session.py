@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
 import torch
@@ -107,7 +107,7 @@ class Session:
             own = tensors.randomness[self.processes.rank]
             restore_random_state(own, self.processes.device)
 
-    def stop(self) -> None:
+    def stop(self) -> NoReturn:
         """Write a checkpoint and leave, as someone asked for it."""
         self.save()
         raise InterruptedRun(

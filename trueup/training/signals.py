@@ -21,10 +21,15 @@ def signals(
     """What an objective's `loss` reads.
 
     Shapes: logps [B, W], sums over the tokens of an example's completions; known, [B, ...] lengths
-            and labels; reference [B, W]; scalars of the whole batch; tokens, a table [B, W, T] and
-            its mask where they are at hand; -> [B] per role, [B, K] for a role of many.
+            and labels, token tables where tokens are at hand; reference [B, W]; scalars of the
+            whole batch; tokens, a table [B, W, T] and its mask; -> [B] per role, [B, K] for a role
+            of many.
     """
     batch = {name: _like(value, logps) for name, value in known.items()}
+    for name in [name for name in batch if name.endswith("token_logps")]:
+        table = batch.pop(name)  # as wide as the longest completion of the whole run
+        if tokens is not None:
+            batch[name] = table[..., : tokens[0].shape[-1]]
     batch |= {name: value.to(logps.device, logps.dtype) for name, value in scalars.items()}
     for role, sums in by_role(kind, logps).items():
         batch[f"{role}logps"] = sums
