@@ -12,11 +12,13 @@ from trueup.errors import UserError
 NAMES = ["align", "audit", "compare", "connect", "generate", "load", "select"]
 API_NAMES = ["AuditRun", "Comparison", "Generation", "align", "audit", "compare", "generate"]
 KEYWORDS = {
-    "load": ["path_or_id", "dtype", "device", "adapter", "trust_remote_code", "revision"],
+    "load": [
+        "path_or_id", "dtype", "device", "adapter", "heads", "trust_remote_code", "revision",
+    ],
     "audit": ["model", "audits", "data", "out", "seed", "resume", "device", "dtype", "progress"],
     "align": [
-        "model", "objective", "data", "out", "eval_data", "reference", "resume", "seed", "device",
-        "dtype", "progress",
+        "model", "objective", "data", "out", "eval_data", "reference", "reward", "resume", "seed",
+        "device", "dtype", "progress",
     ],
     "compare": ["before", "after", "out", "smallest"],
     "generate": [

@@ -31,6 +31,31 @@ def pairs() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
+def routed(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**row, "objective": ("helpful", "brief")[n % 2]} for n, row in enumerate(pairs)]
+
+
+@pytest.fixture
+def traces(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every third row has no pair without a trace."""
+    return [
+        {
+            "prompt": row["prompt"],
+            "chosen": f"<t>hm {n}</t>{row['chosen']}",
+            "rejected": f"<t>oh</t>{row['rejected']}",
+            "chosen_no_think": None if n % 3 == 0 else row["chosen"],
+            "rejected_no_think": None if n % 3 == 0 else row["rejected"],
+        }
+        for n, row in enumerate(pairs)
+    ]
+
+
+@pytest.fixture
+def scored(completions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**row, "mean_ref_logp": -2.0 - n % 3} for n, row in enumerate(completions)]
+
+
+@pytest.fixture
 def completions(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs]
 

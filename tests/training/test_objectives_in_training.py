@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,12 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from trueup.models import LanguageModel
+from trueup.errors import UserError
+from trueup.models import LanguageModel, load
+from trueup.models.multi_head import MultiHead
 from trueup.objectives import OBJECTIVES, Needs
 from trueup.training import TrainingConfig
 from trueup.training.batches import Plan
 
-ROWS = {"pairs": "pairs", "labelled": "labelled", "completions": "completions"}
+ROWS = {name: name for name in ("pairs", "routed", "traces", "labelled", "completions", "scored")}
+OFFLINE = sorted(
+    name for name, kind in OBJECTIVES.items() if kind.data in ROWS and not hasattr(kind, "source")
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Probe:
         return batch["lengths"]
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("name", OFFLINE)
 def test_every_objective_trains(name: str, run: Any, request: pytest.FixtureRequest) -> None:
     rows = request.getfixturevalue(ROWS[OBJECTIVES[name].data])
     result = run(name, rows, steps=12, eval_fraction=0.25, schedule="constant", warmup=0.0)
@@ -87,3 +93,68 @@ def test_the_canonical_batch(run: Any, lm: LanguageModel, labelled: list[dict[st
     weighted = -(logps * lengths).sum() / lengths.sum()
     assert steps["loss"].iloc[0] == pytest.approx(weighted, abs=1e-4)
     assert torch.equal(batch["token_logps"] != 0, batch["mask"])
+
+
+@pytest.mark.parametrize("name", ["bco", "mah-dpo"])
+def test_a_joint_objective_does_not_depend_on_how_the_batch_is_cut(
+    name: str, run: Any, request: pytest.FixtureRequest
+) -> None:
+    rows = request.getfixturevalue(ROWS[OBJECTIVES[name].data])
+    whole, cut = (
+        run(name, rows, out=str(budget), token_budget=budget, steps=4, batch_size=6)
+        for budget in (10_000, 1)
+    )
+    assert list(cut.steps["loss"]) == pytest.approx(list(whole.steps["loss"]), abs=1e-5)
+
+
+def test_a_pair_trains_its_own_head_only(
+    run: Any, routed: list[dict[str, Any]], lm: LanguageModel, tmp_path: Path
+) -> None:
+    """One step on one pair of "helpful": the head of "brief" is as it was drawn."""
+    rows = sorted(routed, key=lambda row: row["objective"], reverse=True)
+    run("mah-dpo", rows, out="out", steps=1, batch_size=1, shuffle=False)
+    generator = torch.Generator().manual_seed(TrainingConfig().seed)
+    before = MultiHead.started(lm, ["brief", "helpful"], noise=1e-3, generator=generator)
+    after = MultiHead.load(tmp_path / "out")
+    assert after.names == before.names
+    brief, helpful = (
+        torch.equal(one, other) for one, other in zip(before.weights, after.weights, strict=True)
+    )
+    assert brief
+    assert not helpful
+
+
+def test_heads_are_mixed_when_the_model_is_loaded(
+    run: Any, routed: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    run("mah-dpo", routed, out="out", steps=4)
+    mixed, even, one = (
+        load(tmp_path / "out", device="cpu", heads=heads).score(["a"], [["b"]]).logps[0][0]
+        for heads in (None, {"brief": 0.5, "helpful": 0.5}, {"brief": 1.0})
+    )
+    assert mixed == pytest.approx(even, abs=1e-5)
+    assert one != pytest.approx(mixed, abs=1e-4)
+    with pytest.raises(UserError, match=r"no head 'honest'.*known: brief, helpful"):
+        load(tmp_path / "out", heads={"honest": 1.0})
+
+
+def test_poft_weighs_rows_by_the_scoring_models(run: Any, scored: list[dict[str, Any]]) -> None:
+    """Rows whose scores equal the policy's own start at ln 2, and half of the gradient of sft."""
+    steps = run("poft", scored, steps=1, batch_size=12).steps
+    assert np.isfinite(steps["loss"].iloc[0])
+    own = run("sft", scored, out="sft", steps=1, batch_size=12, learning_rate=1e-9)
+    rows = [
+        {**row, "mean_ref_logp": float(value)}
+        for row, value in zip(
+            scored,
+            own.model.score(
+                [row["prompt"] for row in scored],
+                [[row["completion"]] for row in scored],
+                add_eos=True,
+            ).token_logps,
+            strict=True,
+        )
+        for value in [np.mean(value[0])]
+    ]
+    steps = run("poft", rows, out="own", steps=1, batch_size=12).steps
+    assert steps["loss"].iloc[0] == pytest.approx(np.log(2), abs=1e-5)

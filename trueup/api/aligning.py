@@ -15,6 +15,7 @@ from trueup.errors import UserError, build, unknown_name
 if TYPE_CHECKING:
     import trueup.training
     from trueup.models import LanguageModel
+    from trueup.models.reward import Reward
     from trueup.objectives import Objective
     from trueup.runs import Run
     from trueup.training import TrainingConfig, TrainingResult
@@ -28,6 +29,7 @@ def align(
     out: str | Path,
     eval_data: Any = None,
     reference: "str | Path | LanguageModel | None" = None,
+    reward: "str | Reward | None" = None,
     resume: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -40,8 +42,9 @@ def align(
     Fields: objective is a registered name or an instance; data and eval_data are files, rows or
             data sets with the columns that the objective reads; without eval_data (or the setting
             eval_fraction) no guards are measured; reference None is the model itself before its
-            first step; settings are fields of the objective and of `TrainingConfig`; resume goes
-            on with an unfinished `out`.
+            first step; reward, for objectives on own samples, is a function (prompts, completions)
+            -> numbers or what `--reward` takes; settings are fields of the objective and of
+            `TrainingConfig`; resume goes on with an unfinished `out`.
     Files:  the model (safetensors or adapter, tokenizer, model card README.md), run.json,
             metrics.json with the guards, items.parquet with a row per optimiser step, report.html,
             and training/ with evaluations and checkpoints.
@@ -49,10 +52,16 @@ def align(
             InterruptedRun after Ctrl-C, once a checkpoint is written.
     """
     from trueup.data import read
+    from trueup.models.reward import load_reward
+    from trueup.objectives.protocol import Collecting
+    from trueup.training.runner import check_given
 
     chosen, config = chosen_settings(objective, settings, seed)
-    rows = read(data, chosen.data)
+    contract = chosen.source if isinstance(chosen, Collecting) else chosen.data
+    rows = read(data, contract)
     eval_rows = None if eval_data is None else read(eval_data, chosen.data)
+    check_given(chosen, reward=reward, eval_rows=eval_rows)
+    scorer = load_reward(reward, device=device) if isinstance(reward, str) else reward
     lm = opened_causal(model, device=device, dtype=dtype)
     frozen = None if reference is None else opened_causal(reference, device=device, dtype=dtype)
 
@@ -67,6 +76,7 @@ def align(
             out=Path(out),
             eval_rows=eval_rows,
             reference=frozen,
+            reward=scorer,
             resume=resume,
             progress=_told(progress or ignored),
             in_place=lm is not model,
@@ -82,7 +92,7 @@ def align(
     with run_folder(
         out,
         verb="align",
-        arguments=_arguments(chosen, config, lm, frozen),
+        arguments=_arguments(chosen, config, lm, frozen, scorer),
         seed=seed,
         model=lm.name,
         model_hash=lm.fingerprint,
@@ -144,8 +154,10 @@ def _arguments(
     config: "TrainingConfig",
     lm: "LanguageModel",
     reference: "LanguageModel | None",
+    reward: "Reward | None",
 ) -> dict[str, Any]:
     """What run.json keeps of the command: all on which the result depends."""
+    from trueup.models.reward import reward_identity
     from trueup.training.config import FREE_ON_RESUME
 
     hyper: Any = objective
@@ -154,6 +166,7 @@ def _arguments(
         "objective": {"name": objective.name, **asdict(hyper)},
         "training": training,
         "reference": None if reference is None else reference.fingerprint,
+        **({} if reward is None else {"reward": reward_identity(reward)}),
         "device": lm.device.type,
     }
 

@@ -29,10 +29,27 @@ def add_to(app: typer.Typer) -> None:
     app.command("align", epilog=EXAMPLE)(align)
 
 
+def _helped(name: str) -> str:
+    """Show the table of objectives where someone asks for help, and leave."""
+    if name != "help":
+        return name
+    from trueup.api.guide import guide_table
+
+    printing.show(guide_table())
+    raise typer.Exit
+
+
 def align(
     model: Model,
     objective: Annotated[
-        str, typer.Option("--objective", metavar="NAME", help="The training loss, such as rpo.")
+        str,
+        typer.Option(
+            "--objective",
+            metavar="NAME",
+            help="The training loss, such as rpo; `help` lists all with the data they read.",
+            is_eager=True,
+            callback=_helped,
+        ),
     ],
     data: Data,
     out: Out,
@@ -44,6 +61,14 @@ def align(
         str | None,
         typer.Option(
             "--reference", metavar="MODEL", help="The frozen model; by default MODEL itself."
+        ),
+    ] = None,
+    reward: Annotated[
+        str | None,
+        typer.Option(
+            "--reward",
+            metavar="NAME",
+            help="Scores own samples: words, lexicon:FILE, FILE.py:FUNCTION or a classifier.",
         ),
     ] = None,
     settings: Settings = None,
@@ -66,6 +91,7 @@ def align(
             out=out,
             eval_data=eval_data,
             reference=reference,
+            reward=reward,
             resume=resume,
             seed=seed,
             device=device,

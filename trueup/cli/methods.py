@@ -1,11 +1,12 @@
 """`trueup methods [QUERY]`: which methods there are, and which of them are proven."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from trueup.cli import printing
 from trueup.cli.options import AsJson
+from trueup.errors import check_choice
 
 if TYPE_CHECKING:
     from trueup.catalog import Entry
@@ -23,6 +24,14 @@ def methods(
         list[str] | None,
         typer.Argument(metavar="QUERY", help="Words of a name, title, stage, year or arXiv id."),
     ] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            "--stage",
+            metavar="STAGE",
+            help="data, training, decoding, prompt/output, audit or red-team.",
+        ),
+    ] = None,
     as_json: AsJson = False,
     with_base: Annotated[
         bool, typer.Option("--base", help="In --json, the methods without a number as well.")
@@ -31,16 +40,21 @@ def methods(
     """List the methods, or those that hold every word of the query."""
     from trueup import catalog
 
+    if stage is not None:
+        check_choice(get_args(catalog.Stage), stage=stage)
     words = " ".join(query or ())
+    entries = catalog.search(words, base=with_base or not as_json)
+    found = [entry for entry in entries if stage in (None, entry.stage)]
     if as_json:
-        found = catalog.search(words, base=with_base)
         printing.show_json([entry.as_dict() for entry in found])
         return
-    found = catalog.search(words)
     if not found:
-        printing.show(f"no method holds {words!r}; `trueup methods` lists all")
+        where = f" at stage {stage}" if stage else ""
+        printing.show(f"no method{where} holds {words!r}; `trueup methods` lists all")
         return
     _show(found)
+    if stage == "training":
+        printing.show("which one for your data: trueup align --objective help")
 
 
 def _show(entries: "list[Entry]") -> None:

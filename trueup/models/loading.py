@@ -1,6 +1,7 @@
 """Models from a folder or the hub: safetensors only, remote code only when asked for."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ def load(
     dtype: str = "auto",
     device: str = "auto",
     adapter: str | Path | None = None,
+    heads: Mapping[str, float] | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> LanguageModel:
@@ -27,7 +29,8 @@ def load(
 
     Fields: dtype "auto" keeps the checkpoint's; device "auto" takes a GPU where there is one;
             adapter is a peft folder put over the model. A peft folder may also be given as
-            `path_or_id`: its base model is then loaded under it.
+            `path_or_id`: its base model is then loaded under it. heads mixes the output heads of a
+            model trained for several objectives by the named weights, {"honest": 0.7, ...}.
     Raises: UserError where the folder, its weights or its tokenizer cannot be read.
     """
     check_choice(DTYPES, dtype=dtype)
@@ -38,7 +41,12 @@ def load(
     for folder in (own_adapter, adapter):
         if folder is not None:
             model = _with_adapter(model, folder)
-    return LanguageModel(model.to(pick_device(device)), tokenizer, name=str(path_or_id))
+    lm = LanguageModel(model.to(pick_device(device)), tokenizer, name=str(path_or_id))
+    if heads is None:
+        return lm
+    from trueup.models.multi_head import MultiHead, merge_heads
+
+    return merge_heads(lm, MultiHead.load(path_or_id), heads)
 
 
 def read_weights(auto_class: Any, path_or_id: str | Path, *, dtype: str, **options: Any) -> Any:

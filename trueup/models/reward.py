@@ -108,9 +108,7 @@ class ClassifierReward:
 
     def __init__(self, source: str, *, device: str = "auto") -> None:
         check_source(source)
-        model = read_weights(
-            transformers.AutoModelForSequenceClassification, source, dtype="auto"
-        )
+        model = read_weights(transformers.AutoModelForSequenceClassification, source, dtype="auto")
         self.model: Any = model.to(pick_device(device)).eval()
         self.tokenizer = read_tokenizer(source)
         if self.tokenizer.pad_token is None:

@@ -36,7 +36,8 @@ class Packed:
             padding; head_rows, head_columns [S] are the positions that go through the head;
             source, target, completion, offset [N] say, for every scored token, the head row that
             predicts it, its id, its completion (in the order of the groups) and its place in
-            that completion. lengths [C].
+            that completion. lengths [C]; heads [C] name the output head of each completion, where
+            the model has several.
     Fields: has_branches is False where causality alone masks every row.
     """
 
@@ -52,10 +53,11 @@ class Packed:
     offset: Tensor
     lengths: Tensor
     has_branches: bool
+    heads: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Packed":
         """The same tensors on another device."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device) for name, value in vars(self).items() if torch.is_tensor(value)
         }
         return replace(self, **moved)
@@ -197,16 +199,24 @@ def _by_completion(picked: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
 class PackedScorer(nn.Module):
     """`token_logps` as a module, so that DDP, FSDP and autocast can wrap it.
 
-    Fields: layout says how the model may be run (see `Layout`).
+    Fields: layout says how the model may be run (see `Layout`); heads, where there are several,
+            give (hidden, heads, source, target) -> log-probabilities, as `MultiHead.head_logps`.
     """
 
-    def __init__(self, model: Any, layout: "Layout") -> None:
+    def __init__(self, model: Any, layout: "Layout", heads: nn.Module | None = None) -> None:
         super().__init__()
         self.model = model
         self.layout = layout
+        self.heads = heads
 
     def forward(self, packed: Packed) -> tuple[Tensor, Tensor]:
-        """As `token_logps`."""
+        """As `token_logps`; completions that name a head go through that one."""
+        if packed.heads is not None:
+            assert self.heads is not None
+            heads = packed.heads[packed.completion]
+            hidden = _head_inputs(self.model, packed)
+            picked = self.heads(hidden, heads, packed.source, packed.target)
+            return _by_completion(picked, packed)
         if self.layout.splits_head:
             return token_logps(self.model, packed)
         return token_logps_from_logits(self.model, packed)

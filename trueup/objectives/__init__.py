@@ -6,12 +6,15 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from trueup.errors import UserError, build, unknown_name
+from trueup.objectives.bco import BCO
 from trueup.objectives.d2o import D2O
 from trueup.objectives.dpo import DPO
 from trueup.objectives.hinge import Hinge
 from trueup.objectives.ipo import IPO, IPOSum
 from trueup.objectives.kto import KTO
+from trueup.objectives.mah_dpo import MAHDPO
 from trueup.objectives.orpo import ORPO
+from trueup.objectives.poft import PoFT
 from trueup.objectives.protocol import Needs, Objective
 from trueup.objectives.rpo import RPO, RPOTRL, RPOMean
 from trueup.objectives.sft import SFT
@@ -21,6 +24,9 @@ from trueup.objectives.slic import SLiC
 __all__ = ["OBJECTIVES", "Needs", "Objective", "objective"]
 
 OBJECTIVES: dict[str, type[Objective]] = {
+    "poft": PoFT,
+    "mah-dpo": MAHDPO,
+    "bco": BCO,
     "d2o": D2O,
     "dpo": DPO,
     "hinge": Hinge,

@@ -9,7 +9,7 @@ from trueup.errors import UserError
 from trueup.models import LanguageModel
 from trueup.objectives.protocol import Data
 from trueup.training.config import TrainingConfig
-from trueup.training.examples import Examples, Limit, held_out, tokenize
+from trueup.training.examples import Examples, Limit, held_out, objective_names, tokenize
 
 Rows = Table | Iterable[Mapping[str, Any]]
 
@@ -71,11 +71,12 @@ def training_data(
             "set eval_fraction"
         )
     limit = limit_of(lm, config)
+    names = objective_names(table) if kind == "routed" else []
     return TrainingData(
         table,
         eval_table,
-        tokenize(lm, table, kind, limit),
-        None if eval_table is None else tokenize(lm, eval_table, kind, limit),
+        tokenize(lm, table, kind, limit, names),
+        None if eval_table is None else tokenize(lm, eval_table, kind, limit, names),
         limit,
     )
 

@@ -124,8 +124,12 @@ def by_role(kind: Data, table: Tensor) -> dict[str, Tensor]:
     return parts
 
 
-def tokenize(lm: LanguageModel, table: Table, kind: Data, limit: Limit) -> Examples:
+def tokenize(
+    lm: LanguageModel, table: Table, kind: Data, limit: Limit, names: Sequence[str] = ()
+) -> Examples:
     """Every row of the table as tokens, completions ended by EOS.
+
+    Fields: names are the objectives of routed rows in the order of their numbers.
 
     Raises: UserError where a prompt has no tokens, or an example is too long and may not be cut.
     """
@@ -137,7 +141,7 @@ def tokenize(lm: LanguageModel, table: Table, kind: Data, limit: Limit) -> Examp
         [[row[column] for column in several] for row, several in zip(table, present, strict=True)],
         add_eos=True,
     )
-    known = _known_of_rows(table, kind)
+    known = _known_of_rows(table, kind, names)
     items, prompts_cut, completions_cut = [], 0, 0
     for index, (several, group) in enumerate(zip(present, groups, strict=True)):
         place = table.place(index)
@@ -152,15 +156,17 @@ def tokenize(lm: LanguageModel, table: Table, kind: Data, limit: Limit) -> Examp
     return Examples(kind, items, prompts_cut, completions_cut, lm.encoder.joint_differs - before)
 
 
-def _known_of_rows(table: Table, kind: Data) -> list[dict[str, Any]]:
+def _known_of_rows(table: Table, kind: Data, names: Sequence[str]) -> list[dict[str, Any]]:
     """What the rows say beside their texts, by the batch's keywords."""
     if kind == "labelled":
         return [{"labels": bool(row["label"])} for row in table]
     if kind == "scored":
         return [{"mean_ref_logps": float(row["mean_ref_logp"])} for row in table]
     if kind == "routed":
-        names = objective_names(table)
-        return [{"objective_ids": names.index(row["objective"])} for row in table]
+        return [
+            {"objective_ids": _number(row["objective"], names, table.place(index))}
+            for index, row in enumerate(table)
+        ]
     if kind == "traces":
         return [
             {
@@ -175,6 +181,13 @@ def _known_of_rows(table: Table, kind: Data) -> list[dict[str, Any]]:
 def objective_names(table: Table) -> list[str]:
     """The objectives that the rows of several-objective data name, sorted."""
     return sorted({row["objective"] for row in table})
+
+
+def _number(objective: str, names: Sequence[str], place: str) -> int:
+    """The number of a row's objective."""
+    if objective not in names:
+        raise UserError(f"{place}: no training row has the objective {objective!r}, only {names}")
+    return names.index(objective)
 
 
 def _with_blanks(group: Group, present: Sequence[bool], blank: int) -> Group:

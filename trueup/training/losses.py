@@ -50,6 +50,13 @@ class Batch:
         families = self.families(positions)
         return [[positions[number] for number in part] for part in scoring.buckets(families)]
 
+    def heads(self, positions: Sequence[int]) -> Tensor | None:
+        """The output head of each completion of some positions, where pairs are routed."""
+        if self.examples.kind != "routed":
+            return None
+        ids = self.examples.known([self.indices[position] for position in positions])
+        return ids["objective_ids"].repeat_interleave(self.examples.width)
+
     def rows(
         self,
         positions: Sequence[int],
@@ -73,7 +80,7 @@ def passed(
     scoring: Scoring, batch: Batch, positions: Sequence[int], work: Work
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """One forward pass: sums [b, W], and the table [b, W, T] behind them with its mask."""
-    table, mask = scoring(batch.families(positions), work)
+    table, mask = scoring(batch.families(positions), work, batch.heads(positions))
     shape = (len(positions), -1, table.shape[-1])
     return table.sum(dim=1).reshape(shape[:2]), (table.reshape(shape), mask.reshape(shape))
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trueup.errors import UserError
 from trueup.models import LanguageModel, architecture
+from trueup.models.multi_head import MultiHead, merge_heads
 from trueup.models.shared_prefix import PackedScorer
 from trueup.training.config import TrainingConfig
 
@@ -17,8 +18,8 @@ from trueup.training.config import TrainingConfig
 class Policy:
     """The model that training changes.
 
-    Fields: model, the transformers or peft module; scorer, the module that DDP wraps; trainable,
-            the weights that train by name.
+    Fields: model, the transformers or peft module; heads, where it gets several instead of its
+            own; scorer, the module that DDP wraps; trainable, the weights that train by name.
     """
 
     def __init__(
@@ -28,13 +29,19 @@ class Policy:
         *,
         device: torch.device,
         in_place: bool = False,
+        heads: MultiHead | None = None,
     ) -> None:
         self.source = lm
         self.model = _prepared(lm, config, in_place=in_place).to(device)
+        self.heads = None if heads is None else heads.to(device)
+        if heads is not None:
+            _freeze_own_head(self.model)
         self.trainable: dict[str, nn.Parameter] = {
             name: weight for name, weight in self.model.named_parameters() if weight.requires_grad
         }
-        self.scorer = PackedScorer(self.model, lm.layout)
+        if heads is not None:
+            self.trainable |= {f"heads.{name}": weight for name, weight in heads.named_parameters()}
+        self.scorer = PackedScorer(self.model, lm.layout, self.heads)
         self._dropout = config.dropout
         self._recomputes = config.gradient_checkpointing
         if self._recomputes:
@@ -72,10 +79,13 @@ class Policy:
             weight.copy_(weights[name])
 
     def finished(self, name: str) -> LanguageModel:
-        """The policy as a language model for use."""
+        """The policy as a language model for use; several heads are mixed in equal parts."""
         if self._recomputes:
             _checkpointing(self.model, "disable")()
-        return LanguageModel(self.model, self.source.tokenizer, name=name)
+        lm = LanguageModel(self.model, self.source.tokenizer, name=name)
+        if self.heads is None:
+            return lm
+        return merge_heads(lm, self.heads, dict.fromkeys(self.heads.names, 1.0), name=name)
 
 
 def _prepared(lm: LanguageModel, config: TrainingConfig, *, in_place: bool) -> Any:
@@ -130,6 +140,14 @@ def _with_lora(lm: LanguageModel, model: Any, config: TrainingConfig) -> Any:
         raise UserError(f"lora_targets: {str(error).splitlines()[0]}") from error
     _widen(wrapped)
     return wrapped
+
+
+def _freeze_own_head(model: Any) -> None:
+    """No training of the head that others replace, unless it is the input embedding, too."""
+    causal = architecture.causal_model(model)
+    own, embeddings = causal.get_output_embeddings(), causal.get_input_embeddings()
+    if own.weight is not embeddings.weight:
+        own.requires_grad_(False)
 
 
 def _checkpointing(model: Any, act: str) -> Any:

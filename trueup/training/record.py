@@ -11,6 +11,7 @@ import pandas as pd
 from trueup.errors import UserError
 from trueup.files import disk_errors, write_json, write_table
 from trueup.models import LanguageModel, Work
+from trueup.models.multi_head import MultiHead
 from trueup.stats import Estimate
 from trueup.training.checkpoints import Checkpoints
 from trueup.training.result import TrainingResult
@@ -69,10 +70,12 @@ class Record:
             shutil.rmtree(self.folder / "rounds", ignore_errors=True)
         write_json(self.folder / "run.json", _content("running", settings))
 
-    def save_model(self, lm: LanguageModel) -> None:
-        """Put the model into `out`, file by file from a folder beside it."""
+    def save_model(self, lm: LanguageModel, heads: MultiHead | None = None) -> None:
+        """Put the model into `out`, file by file from a folder beside it; heads beside it."""
         with new_folder(self.folder / "model") as part:
             lm.save(part)
+            if heads is not None:
+                heads.save(part)
         saved = sorted((self.folder / "model").iterdir())
         names = {path.name for path in saved}
         with disk_errors(self.out), full_disk():

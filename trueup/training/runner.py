@@ -4,14 +4,18 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from trueup.errors import UserError
 from trueup.models import LanguageModel, load
+from trueup.models.multi_head import MultiHead
 from trueup.models.reward import Reward, reward_identity
 from trueup.objectives import Objective
 from trueup.objectives import objective as make_objective
 from trueup.objectives.protocol import Collecting
 from trueup.training.config import FREE_ON_RESUME, TrainingConfig
 from trueup.training.data import Rows, TrainingData, training_data
+from trueup.training.examples import objective_names
 from trueup.training.interrupts import Interrupts
 from trueup.training.offline import OfflineSession
 from trueup.training.online import OnlineSession
@@ -68,7 +72,8 @@ def train(
     if processes.is_main:
         record.start(settings, resume=resume)
     with Interrupts() as interrupts, own_randomness(config.seed, processes.device):
-        policy = Policy(lm, config, device=processes.device, in_place=in_place)
+        heads = _heads(lm, chosen, data, config)
+        policy = Policy(lm, config, device=processes.device, in_place=in_place, heads=heads)
         parts = (record, config, processes, interrupts, progress or _silent)
         session: OnlineSession | OfflineSession
         if isinstance(data, Prompts):
@@ -85,7 +90,7 @@ def train(
     return result
 
 
-def check_given(objective: Objective, *, reward: Reward | None, eval_rows: Rows | None) -> None:
+def check_given(objective: Objective, *, reward: object, eval_rows: object) -> None:
     """Raise UserError where the objective needs what is not given, or is given what it ignores."""
     if objective.needs.rewards and reward is None:
         raise UserError(
@@ -99,6 +104,18 @@ def check_given(objective: Objective, *, reward: Reward | None, eval_rows: Rows 
             f"{objective.name} trains on its own samples and reads no evaluation rows; leave "
             "--eval-data out, and audit the result"
         )
+
+
+def _heads(
+    lm: LanguageModel, objective: Objective, data: TrainingData | Prompts, config: TrainingConfig
+) -> MultiHead | None:
+    """An output head for every objective that routed rows name."""
+    if objective.data != "routed" or isinstance(data, Prompts):
+        return None
+    generator = torch.Generator().manual_seed(config.seed)
+    noise = getattr(objective, "head_noise", 0.0)
+    names = objective_names(data.table)
+    return MultiHead.started(lm, names, noise=noise, generator=generator)
 
 
 def _settings(

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -51,10 +51,15 @@ class Scoring:
             self.token_budget
         )
 
-    def __call__(self, families: Sequence[Family], work: Work) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [C, T] of the families' completions and their mask, `token_logps`."""
+    def __call__(
+        self, families: Sequence[Family], work: Work, heads: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [C, T] of the families' completions and their mask, `token_logps`.
+
+        Shapes: heads [C], the output head of each completion, None for the model's own.
+        """
         trees = [tree for family in families for tree in self.layout.trees(family)]
-        packed = pack(trees, pad_id=self.pad_id)
+        packed = replace(pack(trees, pad_id=self.pad_id), heads=heads)
         packed.count(work)
         with autocast(self.device, self.precision):
             table, mask = self.scorer(packed.to(self.device))

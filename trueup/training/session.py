@@ -73,7 +73,7 @@ class Session:
     def finish(self, result: TrainingResult, settings: Mapping[str, Any]) -> None:
         """Save the model and the record."""
         if self.processes.is_main:
-            self.record.save_model(result.model)
+            self.record.save_model(result.model, self.loop.policy.heads)
             self.write_card(result, settings)
             self.record.finish(settings, result)
         self.processes.wait()
