@@ -17,8 +17,8 @@ KEYWORDS = {
     ],
     "audit": ["model", "audits", "data", "out", "seed", "resume", "device", "dtype", "progress"],
     "align": [
-        "model", "objective", "data", "out", "eval_data", "reference", "reward", "resume", "seed",
-        "device", "dtype", "progress",
+        "model", "objective", "data", "out", "eval_data", "reference", "reward", "teacher",
+        "ref_teacher", "resume", "seed", "device", "dtype", "progress",
     ],
     "compare": ["before", "after", "out", "smallest"],
     "generate": [

@@ -231,7 +231,7 @@ def test_an_instance_passes_through_and_may_be_changed() -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"no objective 'rpoo'; did you mean 'rpo'\? known: dpo, "):
+    with pytest.raises(UserError, match=r"no objective 'rpoo'; did you mean 'rpo'\? known: adpa, "):
         objective("rpoo")
 
 

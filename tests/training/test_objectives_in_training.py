@@ -19,7 +19,9 @@ from trueup.training.batches import Plan
 
 ROWS = {name: name for name in ("pairs", "routed", "traces", "labelled", "completions", "scored")}
 OFFLINE = sorted(
-    name for name, kind in OBJECTIVES.items() if kind.data in ROWS and not hasattr(kind, "source")
+    name
+    for name, kind in OBJECTIVES.items()
+    if kind.data in ROWS and not hasattr(kind, "source") and not kind.needs.teacher
 )
 
 

@@ -30,6 +30,8 @@ def align(
     eval_data: Any = None,
     reference: "str | Path | LanguageModel | None" = None,
     reward: "str | Reward | None" = None,
+    teacher: "str | Path | LanguageModel | None" = None,
+    ref_teacher: "str | Path | LanguageModel | None" = None,
     resume: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -43,8 +45,9 @@ def align(
             data sets with the columns that the objective reads; without eval_data (or the setting
             eval_fraction) no guards are measured; reference None is the model itself before its
             first step; reward, for objectives on own samples, is a function (prompts, completions)
-            -> numbers or what `--reward` takes; settings are fields of the objective and of
-            `TrainingConfig`; resume goes on with an unfinished `out`.
+            -> numbers or what `--reward` takes; teacher and ref_teacher (the same before its own
+            alignment) are models with the same tokenizer, for distillation; settings are fields of
+            the objective and of `TrainingConfig`; resume goes on with an unfinished `out`.
     Files:  the model (safetensors or adapter, tokenizer, model card README.md), run.json,
             metrics.json with the guards, items.parquet with a row per optimiser step, report.html,
             and training/ with evaluations and checkpoints.
@@ -60,10 +63,19 @@ def align(
     contract = chosen.source if isinstance(chosen, Collecting) else chosen.data
     rows = read(data, contract)
     eval_rows = None if eval_data is None else read(eval_data, chosen.data)
-    check_given(chosen, reward=reward, eval_rows=eval_rows)
+    check_given(
+        chosen, reward=reward, teacher=teacher, ref_teacher=ref_teacher, eval_rows=eval_rows
+    )
     scorer = load_reward(reward, device=device) if isinstance(reward, str) else reward
     lm = opened_causal(model, device=device, dtype=dtype)
-    frozen = None if reference is None else opened_causal(reference, device=device, dtype=dtype)
+    others = {
+        name: None if each is None else opened_causal(each, device=device, dtype=dtype)
+        for name, each in (
+            ("reference", reference),
+            ("teacher", teacher),
+            ("ref_teacher", ref_teacher),
+        )
+    }
 
     def train() -> "TrainingResult":
         from trueup import training
@@ -75,8 +87,8 @@ def align(
             config=config,
             out=Path(out),
             eval_rows=eval_rows,
-            reference=frozen,
             reward=scorer,
+            **others,
             resume=resume,
             progress=_told(progress or ignored),
             in_place=lm is not model,
@@ -92,7 +104,7 @@ def align(
     with run_folder(
         out,
         verb="align",
-        arguments=_arguments(chosen, config, lm, frozen, scorer),
+        arguments=_arguments(chosen, config, lm, others, scorer),
         seed=seed,
         model=lm.name,
         model_hash=lm.fingerprint,
@@ -153,7 +165,7 @@ def _arguments(
     objective: "Objective",
     config: "TrainingConfig",
     lm: "LanguageModel",
-    reference: "LanguageModel | None",
+    others: "Mapping[str, LanguageModel | None]",
     reward: "Reward | None",
 ) -> dict[str, Any]:
     """What run.json keeps of the command: all on which the result depends."""
@@ -165,7 +177,11 @@ def _arguments(
     return {
         "objective": {"name": objective.name, **asdict(hyper)},
         "training": training,
-        "reference": None if reference is None else reference.fingerprint,
+        **{
+            name: None if each is None else each.fingerprint
+            for name, each in others.items()
+            if each is not None or name == "reference"
+        },
         **({} if reward is None else {"reward": reward_identity(reward)}),
         "device": lm.device.type,
     }

@@ -71,6 +71,14 @@ def align(
             help="Scores own samples: words, lexicon:FILE, FILE.py:FUNCTION or a classifier.",
         ),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", metavar="MODEL", help="The aligned model to learn from."),
+    ] = None,
+    ref_teacher: Annotated[
+        str | None,
+        typer.Option("--ref-teacher", metavar="MODEL", help="The teacher before its alignment."),
+    ] = None,
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -92,6 +100,8 @@ def align(
             eval_data=eval_data,
             reference=reference,
             reward=reward,
+            teacher=teacher,
+            ref_teacher=ref_teacher,
             resume=resume,
             seed=seed,
             device=device,

@@ -5,7 +5,7 @@ positions restart after the prompt. The head runs once per position that predict
 prompt's last token (shared by all completions) and the completion tokens in the row.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -137,14 +137,16 @@ def token_logps(model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
     Shapes: -> token_logps [C, T] in nats, 0 beyond a completion's end, and mask [C, T], True on
             completion tokens; C counts the completions of all groups in order.
     """
-    hidden = _head_inputs(model, packed)  # [S, D]
+    return _by_completion(_picked(model, head_inputs(model, packed), packed), packed)
+
+
+def _picked(model: Any, hidden: Tensor, packed: Packed) -> Tensor:
+    """The scored tokens' log-probabilities [N] from the hidden states [S, D]."""
     head = architecture.plain_head(model)
     if head is not None:
-        picked = selected_logps(hidden, head.weight, packed.source, packed.target)
-    else:
-        logits = architecture.causal_model(model).get_output_embeddings()(hidden).float()
-        picked = torch.log_softmax(logits, dim=-1)[packed.source, packed.target]
-    return _by_completion(picked, packed)
+        return selected_logps(hidden, head.weight, packed.source, packed.target)
+    logits = architecture.causal_model(model).get_output_embeddings()(hidden).float()
+    return torch.log_softmax(logits, dim=-1)[packed.source, packed.target]
 
 
 def token_logps_from_logits(model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
@@ -155,8 +157,8 @@ def token_logps_from_logits(model: Any, packed: Packed) -> tuple[Tensor, Tensor]
     return _by_completion(picked, packed)
 
 
-def _head_inputs(model: Any, packed: Packed) -> Tensor:
-    """The hidden states that go through the head, [S, D]."""
+def head_inputs(model: Any, packed: Packed) -> Tensor:
+    """The hidden states that the output head reads, [S, D]; row s predicts what `source` says."""
     output = architecture.run_trunk(model, _inputs(model, packed))
     states: Tensor = output.last_hidden_state[packed.head_rows, packed.head_columns]
     return states
@@ -196,6 +198,19 @@ def _by_completion(picked: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
     return table, steps[None, :] < packed.lengths[:, None]
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What a teacher says of some positions, for the policy to be compared with.
+
+    Shapes: rows [P] of the head rows; tokens [N] bool, the scored tokens that stand on them.
+    Fields: divergence gives a number per row, [P], from the policy's states [P, D] and head [V, D].
+    """
+
+    rows: Tensor
+    tokens: Tensor
+    divergence: Callable[[Tensor, Tensor], Tensor]
+
+
 class PackedScorer(nn.Module):
     """`token_logps` as a module, so that DDP, FSDP and autocast can wrap it.
 
@@ -209,17 +224,30 @@ class PackedScorer(nn.Module):
         self.layout = layout
         self.heads = heads
 
-    def forward(self, packed: Packed) -> tuple[Tensor, Tensor]:
-        """As `token_logps`; completions that name a head go through that one."""
+    def forward(
+        self, packed: Packed, compared: Compared | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """As `token_logps`; completions that name a head go through that one.
+
+        With `compared` the third result is [C, T], each token's divergence from the teacher.
+        """
+        if packed.heads is None and compared is None and not self.layout.splits_head:
+            return (*token_logps_from_logits(self.model, packed), None)
+        hidden = head_inputs(self.model, packed)
         if packed.heads is not None:
             assert self.heads is not None
             heads = packed.heads[packed.completion]
-            hidden = _head_inputs(self.model, packed)
             picked = self.heads(hidden, heads, packed.source, packed.target)
-            return _by_completion(picked, packed)
-        if self.layout.splits_head:
-            return token_logps(self.model, packed)
-        return token_logps_from_logits(self.model, packed)
+        else:
+            picked = _picked(self.model, hidden, packed)
+        table, mask = _by_completion(picked, packed)
+        if compared is None:
+            return table, mask, None
+        weight = architecture.causal_model(self.model).get_output_embeddings().weight
+        per_row = compared.divergence(hidden[compared.rows], weight)
+        spread = per_row.new_zeros(len(hidden)).index_put((compared.rows,), per_row)
+        taken = torch.where(compared.tokens, spread[packed.source], 0.0)
+        return table, mask, _by_completion(taken, packed)[0]
 
 
 @dataclass(frozen=True)
@@ -328,7 +356,7 @@ def score_groups(
         packed = pack([tree for number in bucket for tree in trees[number]], pad_id=pad_id)
         if work is not None:
             packed.count(work)
-        table, _ = scorer(packed.to(device))
+        table, _, _ = scorer(packed.to(device))
         found = iter(zip(table.float().cpu(), packed.lengths.tolist(), strict=True))
         for index in (index for number in bucket for index in rows[number]):
             several = [next(found) for _ in groups[index].completions]

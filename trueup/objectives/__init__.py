@@ -6,9 +6,15 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from trueup.errors import UserError, build, unknown_name
+from trueup.objectives.adpa import ADPA
+from trueup.objectives.asft import ASFT
 from trueup.objectives.bco import BCO
+from trueup.objectives.bvpo import BVPO
 from trueup.objectives.d2o import D2O
+from trueup.objectives.daa_hinge import DAAHinge
+from trueup.objectives.dckd import DCKD
 from trueup.objectives.dpo import DPO
+from trueup.objectives.f_dpo import FDPO
 from trueup.objectives.hinge import Hinge
 from trueup.objectives.ipo import IPO, IPOSum
 from trueup.objectives.kto import KTO
@@ -24,16 +30,22 @@ from trueup.objectives.slic import SLiC
 __all__ = ["OBJECTIVES", "Needs", "Objective", "objective"]
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    "poft": PoFT,
-    "mah-dpo": MAHDPO,
+    "adpa": ADPA,
+    "asft": ASFT,
     "bco": BCO,
+    "bvpo": BVPO,
     "d2o": D2O,
+    "daa-hinge": DAAHinge,
+    "dckd": DCKD,
     "dpo": DPO,
+    "f-dpo": FDPO,
     "hinge": Hinge,
     "ipo": IPO,
     "ipo-sum": IPOSum,
     "kto": KTO,
+    "mah-dpo": MAHDPO,
     "orpo": ORPO,
+    "poft": PoFT,
     "rpo": RPO,
     "rpo-mean": RPOMean,
     "rpo-trl": RPOTRL,

@@ -16,7 +16,7 @@ from trueup.models.language_model import MAX_ROWS
 from trueup.models.reward import Reward, checked, reward_identity
 from trueup.models.sampling import Sample, Sampling, sample_prompts
 from trueup.objectives import Objective
-from trueup.objectives.protocol import ROLES, Collecting
+from trueup.objectives.protocol import ROLES, Collecting, Data
 from trueup.training.config import TrainingConfig
 from trueup.training.examples import Example, Examples
 from trueup.training.prompts import Prompts
@@ -144,14 +144,7 @@ class Collector:
         means = _means(batch)
         if objective.data == "completions":
             return Round(self._kept(indices, groups, made["keep"]), None, means), table
-        known = {
-            name: value
-            for name, value in {**batch, **made}.items()
-            if name not in ("sample_lengths", "ref_sample_logps", "rewards", "ref_rewards")
-            and not name.startswith("sample_logps")
-        }
-        known["proposal_logps"] = batch["sample_logps"]
-        known["proposal_token_logps"] = known.pop("sample_token_logps")
+        known = _known_of_samples(objective.data, batch, made)
         items = [
             Example(
                 self.prompts.table.place(index),
@@ -171,6 +164,21 @@ class Collector:
             if is_kept
         ]
         return Examples("completions", items)
+
+
+def _known_of_samples(
+    kind: Data, batch: Mapping[str, Tensor], made: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """What the loss is given beside the policy's own numbers, by the batch's keywords."""
+    if kind == "imitated":
+        return {}
+    known = {"sample_mask": batch["sample_mask"], **made}
+    if kind == "samples":
+        known["proposal_logps"] = batch["sample_logps"]
+        known["proposal_token_logps"] = batch["sample_token_logps"]
+        if "ref_sample_token_logps" in batch:
+            known["ref_sample_token_logps"] = batch["ref_sample_token_logps"]
+    return known
 
 
 def _proposal(samples: Sequence[Sequence[Sample]], width: int) -> dict[str, Tensor]:

@@ -124,6 +124,12 @@ def by_role(kind: Data, table: Tensor) -> dict[str, Tensor]:
     return parts
 
 
+def roles_of(kind: Data, width: int) -> list[str]:
+    """The role of each of an example's completions."""
+    roles = list(ROLES[kind])
+    return roles + [roles[-1]] * (width - len(roles))
+
+
 def tokenize(
     lm: LanguageModel, table: Table, kind: Data, limit: Limit, names: Sequence[str] = ()
 ) -> Examples:

@@ -9,7 +9,8 @@ from torch import Tensor
 from trueup.models import Group, Work
 from trueup.objectives import Objective
 from trueup.objectives.protocol import ROLES, Stateful
-from trueup.training.examples import Examples
+from trueup.training.distillation import Teachers
+from trueup.training.examples import Examples, by_role, roles_of
 from trueup.training.processes import Processes
 from trueup.training.scoring import Family, Scoring
 from trueup.training.signals import planned, signals
@@ -19,8 +20,9 @@ from trueup.training.signals import planned, signals
 class Batch:
     """The examples whose loss is averaged together, over all processes.
 
-    Shapes: reference [B, K]; mismatched [B], the reference's log-probabilities of
-            `mismatched_groups`, prompts with other rows' completions.
+    Shapes: reference [B, W]; mismatched [B], the reference's log-probabilities of
+            `mismatched_groups`, prompts with other rows' completions; taught [B, W], the teacher's
+            log-probabilities.
     """
 
     examples: Examples
@@ -28,6 +30,8 @@ class Batch:
     reference: Tensor | None = None
     mismatched: Tensor | None = None
     mismatched_groups: Sequence[Group] = ()
+    teachers: Teachers | None = None
+    taught: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -66,11 +70,15 @@ class Batch:
     ) -> dict[str, Tensor]:
         """The canonical batch of some positions, given the policy's sums [b, W]."""
         indices = [self.indices[position] for position in positions]
+        places = list(positions)
         return signals(
             self.examples.kind,
             logps,
             known=self.examples.known(indices),
-            reference=None if self.reference is None else self.reference[list(positions)],
+            beside={
+                "ref_": None if self.reference is None else self.reference[places],
+                "teacher_": None if self.taught is None else self.taught[places],
+            },
             scalars=scalars,
             tokens=tokens,
         )
@@ -95,9 +103,27 @@ def part_losses(
     work: Work,
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """The losses [b] of some positions, the canonical batch behind them, and the sums [b, W]."""
-    logps, tokens = passed(scoring, batch, positions, work)
-    rows = batch.rows(positions, logps, scalars, tokens)
+    if batch.teachers is None:
+        logps, tokens = passed(scoring, batch, positions, work)
+        rows = batch.rows(positions, logps, scalars, tokens)
+    else:
+        logps, divergences = _taught(scoring, batch, positions, batch.teachers, work)
+        rows = batch.rows(positions, logps, scalars)
+        for role, sums in by_role(batch.examples.kind, divergences).items():
+            rows[f"{role}{batch.teachers.name}"] = sums
     return objective.loss(rows), rows, logps.detach()
+
+
+def _taught(
+    scoring: Scoring, batch: Batch, positions: Sequence[int], teachers: Teachers, work: Work
+) -> tuple[Tensor, Tensor]:
+    """Sums [b, W] of log-probabilities, and of the divergence from the teachers."""
+    families = batch.families(positions)
+    roles = roles_of(batch.examples.kind, batch.examples.width)
+    wanted = teachers.wanted(roles, len(positions))
+    table, _, divergence = scoring.taught(families, work, teachers, wanted)
+    sums = [value.sum(dim=1).reshape(len(positions), -1) for value in (table, divergence)]
+    return sums[0], sums[1]
 
 
 def joint_losses(

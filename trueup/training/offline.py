@@ -13,6 +13,7 @@ from trueup.training.batches import Plan, dependent_batches
 from trueup.training.checkpoints import State
 from trueup.training.config import learning_rate
 from trueup.training.data import TrainingData
+from trueup.training.distillation import Teachers
 from trueup.training.examples import mismatched
 from trueup.training.guards import guards
 from trueup.training.losses import Batch
@@ -29,6 +30,7 @@ class OfflineSession(Session):
     data: TrainingData
     plan: Plan
     reference: Reference
+    teachers: Teachers | None
 
     def prepare(
         self,
@@ -36,10 +38,12 @@ class OfflineSession(Session):
         policy: Policy,
         data: TrainingData,
         reference: LanguageModel | None,
+        teachers: Teachers | None,
         settings: Mapping[str, Any],
     ) -> None:
         """Score the reference, then put policy and optimiser where the run stands."""
         self.data = data
+        self.teachers = teachers
         self.plan = Plan.of(len(data.train), self.config)
         self.steps = self.plan.steps
         self.reference = reference_logps(
@@ -140,7 +144,8 @@ class OfflineSession(Session):
         start = epochs * self.plan.n + place * self.plan.batch_size
         ratios = self.reference.of("mismatched_train", slice(start, start + len(indices)))
         groups = [] if ratios is None else mismatched(self.data.train, indices, self.data.limit)
-        return Batch(self.data.train, indices, self.reference.of("train", indices), ratios, groups)
+        known = self.reference.of("train", indices)
+        return Batch(self.data.train, indices, known, ratios, groups, self.teachers)
 
     def _evaluation(self, step: int, state: State) -> tuple[dict[str, float], pd.DataFrame]:
         """Loss and measures over the evaluation rows, and a row per example."""
@@ -159,7 +164,7 @@ class OfflineSession(Session):
             ratios = self.reference.of("mismatched_evaluation", indices)
             groups = mismatched(evaluation, indices, self.data.limit) if has_ratios else []
             known = self.reference.of("evaluation", indices)
-            batches.append(Batch(evaluation, indices, known, ratios, groups))
+            batches.append(Batch(evaluation, indices, known, ratios, groups, self.teachers))
         return batches
 
     def write_card(self, result: TrainingResult, settings: Mapping[str, Any]) -> None:

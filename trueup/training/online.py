@@ -20,6 +20,7 @@ from trueup.stats import Estimate, mean
 from trueup.training.batches import Plan
 from trueup.training.collecting import Collector, Round, load_round, save_round
 from trueup.training.config import TrainingConfig, learning_rate
+from trueup.training.distillation import Teachers
 from trueup.training.losses import Batch
 from trueup.training.model_card import write_model_card
 from trueup.training.policy import Policy
@@ -86,6 +87,7 @@ class OnlineSession(Session):
     prompts: Prompts
     rounds: Rounds
     collector: Collector
+    teachers: Teachers | None
 
     def prepare(
         self,
@@ -94,7 +96,7 @@ class OnlineSession(Session):
         prompts: Prompts,
         reference: LanguageModel | None,
         reward: Reward | None,
-        settings: Mapping[str, Any],
+        teachers: Teachers | None,
     ) -> None:
         """Keep a frozen reference where one is needed, then stand where the run stands."""
         if self.processes.count > 1:
@@ -103,6 +105,7 @@ class OnlineSession(Session):
             )
         assert isinstance(objective, Collecting)
         self.prompts = prompts
+        self.teachers = teachers
         self.rounds = Rounds.of(len(prompts), objective, self.config)
         self.steps = self.rounds.steps
         frozen = None
@@ -164,7 +167,7 @@ class OnlineSession(Session):
         reference = None if found.reference is None else found.reference[indices]
         share = self.rounds.length(number) * self.state.place / plan.steps
         row, wants_stop = self.loop.step(
-            Batch(found.examples, indices, reference),
+            Batch(found.examples, indices, reference, teachers=self.teachers),
             self.state,
             rate=learning_rate(self.config, self.rounds.starts[number] + share, self.steps),
             epoch=number + 1,

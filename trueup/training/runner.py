@@ -1,5 +1,6 @@
 """`train`: rows in, a trained model in a folder out, resumable after any kill."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from trueup.objectives import objective as make_objective
 from trueup.objectives.protocol import Collecting
 from trueup.training.config import FREE_ON_RESUME, TrainingConfig
 from trueup.training.data import Rows, TrainingData, training_data
+from trueup.training.distillation import Teachers
 from trueup.training.examples import objective_names
 from trueup.training.interrupts import Interrupts
 from trueup.training.offline import OfflineSession
@@ -38,6 +40,8 @@ def train(
     eval_rows: Rows | None = None,
     reference: LanguageModel | None = None,
     reward: Reward | None = None,
+    teacher: LanguageModel | None = None,
+    ref_teacher: LanguageModel | None = None,
     resume: bool = False,
     progress: Report | None = None,
     in_place: bool = False,
@@ -45,9 +49,11 @@ def train(
     """Train a copy of the model on rows and save it in `out` as a transformers or peft folder.
 
     Fields: reference None is the model itself before its first step; reward scores own samples,
-            for objectives that ask for it; resume goes on from the newest checkpoint in `out`,
-            starts anew where there is none, and gives back the result of a finished run; in_place
-            trains `lm` itself, which saves the copy's memory where nothing frozen is needed.
+            for objectives that ask for it; teacher and ref_teacher (the teacher before its own
+            alignment) are compared with token by token; resume goes on from the newest checkpoint
+            in `out`, starts anew where there is none, and gives back the result of a finished
+            run; in_place trains `lm` itself, which saves the copy's memory where nothing frozen
+            is needed.
     Edges:  Ctrl-C finishes the step and writes a checkpoint.
     Raises: UserError where rows, settings or `out` are wrong, something that the objective needs
             is not given, or the disk is full; TrueupError where loss or gradient is not finite;
@@ -56,14 +62,17 @@ def train(
     chosen = make_objective(objective)
     record = Record(Path(out))
     _check_folders(record.out, lm, reference)
-    check_given(chosen, reward=reward, eval_rows=eval_rows)
+    check_given(
+        chosen, reward=reward, teacher=teacher, ref_teacher=ref_teacher, eval_rows=eval_rows
+    )
     data: TrainingData | Prompts
     if isinstance(chosen, Collecting):
         data = read_prompts(lm, rows, chosen.source, chosen.data, config)
         in_place = False  # the frozen reference is the model as it was given
     else:
         data = training_data(lm, chosen.data, rows, eval_rows, config)
-    settings = _settings(lm, chosen, data, config, reference, reward)
+    models = {"reference": reference, "teacher": teacher, "reference teacher": ref_teacher}
+    settings = _settings(lm, chosen, data, config, models, reward)
     record.check(settings, resume=resume)
     processes = Processes(lm.device, trackers=config.trackers, folder=record.folder)
     if resume and record.status == "finished":
@@ -74,14 +83,15 @@ def train(
     with Interrupts() as interrupts, own_randomness(config.seed, processes.device):
         heads = _heads(lm, chosen, data, config)
         policy = Policy(lm, config, device=processes.device, in_place=in_place, heads=heads)
+        teachers = Teachers.of(chosen, lm, teacher, ref_teacher, processes.device)
         parts = (record, config, processes, interrupts, progress or _silent)
         session: OnlineSession | OfflineSession
         if isinstance(data, Prompts):
             session = OnlineSession(*parts)
-            session.prepare(chosen, policy, data, reference, reward, settings)
+            session.prepare(chosen, policy, data, reference, reward, teachers)
         else:
             session = OfflineSession(*parts)
-            session.prepare(chosen, policy, data, reference, settings)
+            session.prepare(chosen, policy, data, reference, teachers, settings)
         processes.open_trackers(settings["training"])
         session.go()
         result = session.result()
@@ -90,15 +100,25 @@ def train(
     return result
 
 
-def check_given(objective: Objective, *, reward: object, eval_rows: object) -> None:
+def check_given(
+    objective: Objective, *, reward: object, teacher: object, ref_teacher: object, eval_rows: object
+) -> None:
     """Raise UserError where the objective needs what is not given, or is given what it ignores."""
-    if objective.needs.rewards and reward is None:
-        raise UserError(
-            f"{objective.name} needs a reward; give --reward with a function, a lexicon or a "
-            "classifier"
-        )
-    if reward is not None and not objective.needs.rewards:
-        raise UserError(f"{objective.name} takes no reward; leave --reward out")
+    needs = objective.needs
+    asked = {
+        "reward": (needs.rewards, reward, "--reward with a function, a lexicon or a classifier"),
+        "teacher": (needs.teacher or needs.advantage, teacher, "--teacher with an aligned model"),
+        "reference teacher": (
+            needs.advantage,
+            ref_teacher,
+            "--ref-teacher with the teacher before its alignment",
+        ),
+    }
+    for name, (is_needed, given, option) in asked.items():
+        if is_needed and given is None:
+            raise UserError(f"{objective.name} needs a {name}; give {option}")
+        if given is not None and not is_needed:
+            raise UserError(f"{objective.name} takes no {name}; leave {option.split()[0]} out")
     if isinstance(objective, Collecting) and eval_rows is not None:
         raise UserError(
             f"{objective.name} trains on its own samples and reads no evaluation rows; leave "
@@ -115,6 +135,11 @@ def _heads(
     generator = torch.Generator().manual_seed(config.seed)
     noise = getattr(objective, "head_noise", 0.0)
     names = objective_names(data.table)
+    alpha = getattr(objective, "alpha", ())
+    if alpha and len(alpha) != len(names):
+        raise UserError(
+            f"alpha must have a weight for each of {', '.join(names)}, got {len(alpha)} weights"
+        )
     return MultiHead.started(lm, names, noise=noise, generator=generator)
 
 
@@ -123,7 +148,7 @@ def _settings(
     objective: Objective,
     data: TrainingData | Prompts,
     config: TrainingConfig,
-    reference: LanguageModel | None,
+    models: Mapping[str, LanguageModel | None],
     reward: Reward | None,
 ) -> dict[str, Any]:
     """What the result depends on; a resumed run must have the same."""
@@ -132,7 +157,7 @@ def _settings(
         "objective": {"name": objective.name, **_fields(objective)},
         "training": fields,
         "model": lm.fingerprint,
-        "reference": None if reference is None else reference.fingerprint,
+        **{name: None if each is None else each.fingerprint for name, each in models.items()},
         "reward": None if reward is None else reward_identity(reward),
         **_hashes(data),
     }

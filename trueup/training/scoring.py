@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from trueup.models import Group, LanguageModel, Work
 from trueup.models.prefix_tree import row_length
-from trueup.models.shared_prefix import Layout, buckets, pack
+from trueup.models.shared_prefix import Layout, Packed, buckets, pack
 from trueup.training.config import Precision, TrainingConfig
+from trueup.training.distillation import Teachers
 from trueup.training.processes import Processes
 
 Family = Sequence[Group]  # the prompts and completions of one example
@@ -58,12 +59,27 @@ class Scoring:
 
         Shapes: heads [C], the output head of each completion, None for the model's own.
         """
-        trees = [tree for family in families for tree in self.layout.trees(family)]
-        packed = replace(pack(trees, pad_id=self.pad_id), heads=heads)
-        packed.count(work)
+        packed = replace(self._packed(families, work), heads=heads)
         with autocast(self.device, self.precision):
-            table, mask = self.scorer(packed.to(self.device))
+            table, mask, _ = self.scorer(packed.to(self.device))
         return table, mask
+
+    def taught(
+        self, families: Sequence[Family], work: Work, teachers: Teachers, wanted: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, and the divergence from the teachers [C, T] of the wanted completions [C]."""
+        packed = self._packed(families, work).to(self.device)
+        with autocast(self.device, self.precision):
+            compared = teachers.compare(packed, wanted, work)
+            table, mask, divergence = self.scorer(packed, compared)
+        return table, mask, divergence
+
+    def _packed(self, families: Sequence[Family], work: Work) -> Packed:
+        """The families as rows, counted."""
+        trees = [tree for family in families for tree in self.layout.trees(family)]
+        packed = pack(trees, pad_id=self.pad_id)
+        packed.count(work)
+        return packed
 
 
 def autocast(

@@ -14,16 +14,16 @@ def signals(
     logps: Tensor,
     *,
     known: Mapping[str, Tensor],
-    reference: Tensor | None,
+    beside: Mapping[str, Tensor | None],
     scalars: Mapping[str, Tensor],
     tokens: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """What an objective's `loss` reads.
 
     Shapes: logps [B, W], sums over the tokens of an example's completions; known, [B, ...] lengths
-            and labels, token tables where tokens are at hand; reference [B, W]; scalars of the
-            whole batch; tokens, a table [B, W, T] and its mask; -> [B] per role, [B, K] for a role
-            of many.
+            and labels, token tables where tokens are at hand; beside, [B, W] sums of other models
+            by the prefix of their keywords (`ref_`); scalars of the whole batch; tokens, a table
+            [B, W, T] and its mask; -> [B] per role, [B, K] for a role of many.
     """
     batch = {name: _like(value, logps) for name, value in known.items()}
     for name in [name for name in batch if name.endswith("token_logps")]:
@@ -33,9 +33,10 @@ def signals(
     batch |= {name: value.to(logps.device, logps.dtype) for name, value in scalars.items()}
     for role, sums in by_role(kind, logps).items():
         batch[f"{role}logps"] = sums
-    if reference is not None:
-        for role, sums in by_role(kind, reference.to(logps.device, logps.dtype)).items():
-            batch[f"ref_{role}logps"] = sums
+    for model, known_logps in beside.items():
+        if known_logps is not None:
+            for role, sums in by_role(kind, known_logps.to(logps.device, logps.dtype)).items():
+                batch[f"{model}{role}logps"] = sums
     if tokens is not None:
         for role, table in by_role(kind, tokens[0]).items():
             batch[f"{role}token_logps"] = table

@@ -1,0 +1,1 @@
+"""Judges: what makes them fair, and what is told by comparing answers with known ones."""

@@ -1,0 +1,1 @@
+"""Data makers: rows to train on, made from models, templates and rewards."""
