@@ -18,7 +18,7 @@ KEYWORDS = {
     "audit": ["model", "audits", "data", "out", "seed", "resume", "device", "dtype", "progress"],
     "align": [
         "model", "objective", "data", "out", "eval_data", "reference", "reward", "teacher",
-        "ref_teacher", "resume", "seed", "device", "dtype", "progress",
+        "ref_teacher", "ranker", "resume", "seed", "device", "dtype", "progress",
     ],
     "compare": ["before", "after", "out", "smallest"],
     "generate": [

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write the value as JSON, atomically; NaN and infinities become null."""
     write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def write_lines(path: Path, rows: "Iterable[Mapping[str, Any]]") -> None:
+    """Write rows as JSONL, atomically."""
+    lines = (json.dumps(plain(dict(row)), ensure_ascii=False) + "\n" for row in rows)
+    write_text(path, "".join(lines))
 
 
 def write_table(path: Path, table: "pd.DataFrame") -> None:

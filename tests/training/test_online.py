@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trueup.errors import InterruptedRun, UserError
 from trueup.models import LanguageModel
+from trueup.objectives import objective
 from trueup.objectives.protocol import Needs, Unweighted
 from trueup.training import TrainingConfig, train
 from trueup.training.online import Rounds
@@ -42,6 +43,10 @@ class Gradient(Unweighted):
 def letters(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
     """How often an `e` occurs."""
     return [float(text.count("e")) for text in completions]
+
+
+def vowels(text: str) -> int:
+    return sum(text.lower().count(letter) for letter in "aeiou")
 
 
 SETTINGS: dict[str, Any] = {
@@ -132,6 +137,54 @@ def test_d2o_pushes_the_bad_answer_down_and_keeps_its_samples(online: Any) -> No
     assert steps["rejected_change"].iloc[-1] < -1
     assert steps["sample_change"].iloc[-1] > steps["rejected_change"].iloc[-1]
     assert steps["loss"].iloc[0] == pytest.approx(0.693147, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["f-dpg", "grpo", "reinforce", "raft", "ctrl"])
+def test_every_objective_on_rewards_raises_the_reward(name: str, online: Any) -> None:
+    settings: dict[str, Any] = {"samples": 16} if name != "ctrl" else {"samples": 16, "beta": 0.3}
+    settings |= {"calibration_samples": 40} if name == "ctrl" else {}
+    result = online(objective(name, settings), epochs=12, round_prompts=6)
+    change = next(guard for guard in result.guards if guard.slice == "change")
+    assert change.low > 0, change
+    assert (result.steps["sample_tokens"] > 0).all()
+
+
+@pytest.mark.parametrize("name", ["f-dpg", "grpo", "reinforce"])
+def test_a_constant_reward_leaves_the_reward_where_it_was(name: str, online: Any) -> None:
+    flat = {"reward": lambda prompts, completions: [1.0] * len(completions)}
+    settings: dict[str, Any] = {"samples": 8} | ({"beta": 0.0} if name == "reinforce" else {})
+    result = online(objective(name, settings), epochs=2, options=flat)
+    assert result.steps["kl"].abs().max() < 0.05
+
+
+def test_a_ranker_and_the_policy_teach_each_other(online: Any) -> None:
+    """The ranker is shown what both agreed on; more of what it likes is written."""
+    seen: list[int] = []
+
+    def ranker(prompt: Any, responses: Sequence[str], demonstrations: Sequence[Any]) -> list[int]:
+        seen.append(len(demonstrations))
+        return sorted(range(len(responses)), key=lambda k: -vowels(responses[k]))
+
+    chosen = objective("cyclealign", {"samples": 6})
+    result = online(chosen, epochs=15, options={"reward": None, "ranker": ranker})
+    counts = result.items["completion"].map(vowels).groupby(result.items["round"]).mean()
+    assert counts.iloc[-5:].mean() > counts.iloc[:5].mean() + 0.3
+    assert seen[0] == 0
+    assert max(seen) == 3
+
+
+def test_honesty_is_taught_from_own_answers(online: Any, tmp_path: Path) -> None:
+    rows = [{"question": f"What is {n}?", "answers": ["e"]} for n in range(6)]
+    settings = {"strategy": "multisample", "samples": 4}
+    result = online(objective("honesty", settings), rows, epochs=2, options={"reward": None})
+    [built] = (tmp_path / "out" / "training").glob("built-*.jsonl")
+    assert len(built.read_text().splitlines()) == 6 * 4
+    assert result.steps["loss"].iloc[-1] < result.steps["loss"].iloc[0]
+
+
+def test_samples_that_are_not_the_policys_are_refused(online: Any) -> None:
+    with pytest.raises(UserError, match="leave temperature at 1"):
+        online("grpo", temperature=0.7)
 
 
 def test_whole_tables_are_drawn_again_when_the_objective_says_so() -> None:

@@ -14,6 +14,7 @@ from trueup.errors import UserError, build, unknown_name
 
 if TYPE_CHECKING:
     import trueup.training
+    from trueup.judging.ranking import Ranker
     from trueup.models import LanguageModel
     from trueup.models.reward import Reward
     from trueup.objectives import Objective
@@ -32,6 +33,7 @@ def align(
     reward: "str | Reward | None" = None,
     teacher: "str | Path | LanguageModel | None" = None,
     ref_teacher: "str | Path | LanguageModel | None" = None,
+    ranker: "str | Ranker | None" = None,
     resume: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -44,29 +46,35 @@ def align(
     Fields: objective is a registered name or an instance; data and eval_data are files, rows or
             data sets with the columns that the objective reads; without eval_data (or the setting
             eval_fraction) no guards are measured; reference None is the model itself before its
-            first step; reward, for objectives on own samples, is a function (prompts, completions)
-            -> numbers or what `--reward` takes; teacher and ref_teacher (the same before its own
-            alignment) are models with the same tokenizer, for distillation; settings are fields of
-            the objective and of `TrainingConfig`; resume goes on with an unfinished `out`.
+            first step; reward and ranker judge own samples: a callable, or what `--reward` and
+            `--ranker` take; teacher and ref_teacher (the same before its own alignment) are models
+            with the same tokenizer, for distillation; settings are fields of the objective and of
+            `TrainingConfig`; resume goes on with an unfinished `out`.
     Files:  the model (safetensors or adapter, tokenizer, model card README.md), run.json,
             metrics.json with the guards, items.parquet with a row per optimiser step, report.html,
             and training/ with evaluations and checkpoints.
     Raises: UserError where a name, a setting, the data or `out` is wrong, before any work;
             InterruptedRun after Ctrl-C, once a checkpoint is written.
     """
+    from trueup.api.rankers import load_ranker
     from trueup.data import read
     from trueup.models.reward import load_reward
-    from trueup.objectives.protocol import Collecting
     from trueup.training.runner import check_given
 
     chosen, config = chosen_settings(objective, settings, seed)
-    contract = chosen.source if isinstance(chosen, Collecting) else chosen.data
+    contract = getattr(chosen, "source", chosen.data)
     rows = read(data, contract)
     eval_rows = None if eval_data is None else read(eval_data, chosen.data)
     check_given(
-        chosen, reward=reward, teacher=teacher, ref_teacher=ref_teacher, eval_rows=eval_rows
+        chosen,
+        reward=reward,
+        teacher=teacher,
+        ref_teacher=ref_teacher,
+        ranker=ranker,
+        eval_rows=eval_rows,
     )
     scorer = load_reward(reward, device=device) if isinstance(reward, str) else reward
+    order = load_ranker(ranker, device=device) if isinstance(ranker, str) else ranker
     lm = opened_causal(model, device=device, dtype=dtype)
     others = {
         name: None if each is None else opened_causal(each, device=device, dtype=dtype)
@@ -88,6 +96,7 @@ def align(
             out=Path(out),
             eval_rows=eval_rows,
             reward=scorer,
+            ranker=order,
             **others,
             resume=resume,
             progress=_told(progress or ignored),
@@ -104,7 +113,7 @@ def align(
     with run_folder(
         out,
         verb="align",
-        arguments=_arguments(chosen, config, lm, others, scorer),
+        arguments=_arguments(chosen, config, lm, others, {"reward": scorer, "ranker": order}),
         seed=seed,
         model=lm.name,
         model_hash=lm.fingerprint,
@@ -166,7 +175,7 @@ def _arguments(
     config: "TrainingConfig",
     lm: "LanguageModel",
     others: "Mapping[str, LanguageModel | None]",
-    reward: "Reward | None",
+    judges: "Mapping[str, Any]",
 ) -> dict[str, Any]:
     """What run.json keeps of the command: all on which the result depends."""
     from trueup.models.reward import reward_identity
@@ -182,7 +191,7 @@ def _arguments(
             for name, each in others.items()
             if each is not None or name == "reference"
         },
-        **({} if reward is None else {"reward": reward_identity(reward)}),
+        **{name: reward_identity(judge) for name, judge in judges.items() if judge is not None},
         "device": lm.device.type,
     }
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 MODELS = {  # what a need asks of the user, in the order of the command line
     "rewards": "reward",
+    "ranking": "ranker",
     "teacher": "teacher",
     "advantage": "teacher, reference teacher",
     "reference": "reference",

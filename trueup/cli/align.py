@@ -79,6 +79,12 @@ def align(
         str | None,
         typer.Option("--ref-teacher", metavar="MODEL", help="The teacher before its alignment."),
     ] = None,
+    ranker: Annotated[
+        str | None,
+        typer.Option(
+            "--ranker", metavar="NAME", help="Orders own samples: URL#MODEL, or as --reward."
+        ),
+    ] = None,
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -102,6 +108,7 @@ def align(
             reward=reward,
             teacher=teacher,
             ref_teacher=ref_teacher,
+            ranker=ranker,
             resume=resume,
             seed=seed,
             device=device,

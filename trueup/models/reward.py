@@ -47,8 +47,8 @@ def load_reward(source: str, *, device: str = "auto") -> Reward:
     return ClassifierReward(source, device=device)
 
 
-def reward_identity(reward: Reward) -> str:
-    """What tells two rewards apart in a run's record: its own `identity`, else name and source."""
+def reward_identity(reward: Any) -> str:
+    """What tells two judges apart in a run's record: its own `identity`, else name and source."""
     known = getattr(reward, "identity", None)
     if isinstance(known, str):
         return known

@@ -10,18 +10,25 @@ from trueup.objectives.adpa import ADPA
 from trueup.objectives.asft import ASFT
 from trueup.objectives.bco import BCO
 from trueup.objectives.bvpo import BVPO
+from trueup.objectives.ctrl import CTRL
+from trueup.objectives.cyclealign import CycleAlign
 from trueup.objectives.d2o import D2O
 from trueup.objectives.daa_hinge import DAAHinge
 from trueup.objectives.dckd import DCKD
 from trueup.objectives.dpo import DPO
+from trueup.objectives.f_dpg import FDPG
 from trueup.objectives.f_dpo import FDPO
+from trueup.objectives.grpo import GRPO
 from trueup.objectives.hinge import Hinge
+from trueup.objectives.honesty import Honesty
 from trueup.objectives.ipo import IPO, IPOSum
 from trueup.objectives.kto import KTO
 from trueup.objectives.mah_dpo import MAHDPO
 from trueup.objectives.orpo import ORPO
 from trueup.objectives.poft import PoFT
 from trueup.objectives.protocol import Needs, Objective
+from trueup.objectives.raft import RAFT
+from trueup.objectives.reinforce import Reinforce
 from trueup.objectives.rpo import RPO, RPOTRL, RPOMean
 from trueup.objectives.sft import SFT
 from trueup.objectives.simpo import SimPO
@@ -34,18 +41,25 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "asft": ASFT,
     "bco": BCO,
     "bvpo": BVPO,
+    "ctrl": CTRL,
+    "cyclealign": CycleAlign,
     "d2o": D2O,
     "daa-hinge": DAAHinge,
     "dckd": DCKD,
     "dpo": DPO,
+    "f-dpg": FDPG,
     "f-dpo": FDPO,
+    "grpo": GRPO,
     "hinge": Hinge,
+    "honesty": Honesty,
     "ipo": IPO,
     "ipo-sum": IPOSum,
     "kto": KTO,
     "mah-dpo": MAHDPO,
     "orpo": ORPO,
     "poft": PoFT,
+    "raft": RAFT,
+    "reinforce": Reinforce,
     "rpo": RPO,
     "rpo-mean": RPOMean,
     "rpo-trl": RPOTRL,

@@ -22,7 +22,9 @@ class BVPO(Unweighted):
     The trace term's gradient depends on the traces drawn; the empty term's does not but is biased.
 
     Units:  nats, sums over trace and answer tokens; the empty block belongs to the prompt.
-    Fields: alpha in [0, 1]: 1 is DPO on traces, 0 DPO without; beta > 0 ties to the reference.
+    Fields: alpha in [0, 1]: 1 is DPO on traces, 0 DPO without; beta > 0 ties to the reference;
+            empty_trace is the model's own empty thinking block, which the engine puts before an
+            answer without a trace: it cancels in the margin.
     Edges:  trace_mask, empty_mask [B] bool tell which pairs a row has; each term is a mean over
             the pairs of its kind, so B / sum(mask) stands in the row's loss. What stands in place
             of an absent pair, even NaN, changes nothing; a kind with no pair counts 0.
@@ -38,6 +40,7 @@ class BVPO(Unweighted):
 
     alpha: float = 0.5
     beta: float = 0.1
+    empty_trace: str = "<think>\n\n</think>\n\n"
     name: ClassVar[str] = "bvpo"
     data: ClassVar[Data] = "traces"
     needs: ClassVar[Needs] = Needs(reference=True, whole_batch=True)

@@ -48,7 +48,7 @@ class CycleAlign:
     name: ClassVar[str] = "cyclealign"
     data: ClassVar[Data] = "samples"
     source: ClassVar[str] = "prompts"
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(ranking=True)
     arxiv: ClassVar[str] = "2310.16271"
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 from trueup.errors import check_at_least, check_choice, check_positive
@@ -24,6 +25,9 @@ class GRPO:
     advantage = (reward - mean) / std over the prompt's K samples
     loss_i    = mean over k of the mean over t of cost_kt (sequence-mean), or the mean over all
                 tokens (token-mean)
+
+    The KL's gradient on own samples is that of KL(ref to pi), not of KL(pi to ref): the optimum is
+    `grpo_optimum` and not ref * exp(reward / beta).
 
     Units:  nats per token.
     Fields: beta >= 0 of the KL to the reference; clip > 0; samples K, 4 to 64; scale divides by
@@ -123,3 +127,21 @@ def grpo_advantages(rewards: Tensor, *, scale: bool = True, ddof: int = 1) -> Te
     if not scale:
         return centred
     return centred / (rewards.std(dim=1, keepdim=True, correction=ddof) + STEADY)
+
+
+def grpo_optimum(ref_probs: Tensor, rewards: Tensor, beta: float) -> Tensor:
+    """The policy that GRPO reaches on one prompt with responses of one token, [Y].
+
+    pi(y) = beta * ref(y) / (level - reward(y)), with the level at which they add up to 1: the best
+    of E_pi[reward] - beta * KL(ref to pi).
+    Without scale and clip; beta times K / (K - 1) for groups of K, whose mean holds the sample
+    itself.
+    """
+    top = int(rewards.argmax())
+    best, share = float(rewards[top]), float(ref_probs[top])
+
+    def excess(level: float) -> float:
+        return float((beta * ref_probs / (level - rewards)).sum()) - 1
+
+    level = brentq(excess, best + beta * share, best + beta, xtol=1e-14)
+    return beta * ref_probs / (level - rewards)

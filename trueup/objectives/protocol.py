@@ -45,6 +45,8 @@ class Needs:
             whole_batch: the examples of a batch depend on one another; `loss` is given the whole
             global batch at once, however it is cut for the model.
             rewards: `rewards` [B, K] of own samples, from a reward that the user gives.
+            ranking: `black_box_ranking` [B, K], sample numbers best first, from a ranker that the
+            user gives; -1 for what was not ranked.
             teacher: the token-level divergence from a frozen teacher, `ROLE_teacher_kl` [B], sums
             over the completion of KL(teacher || policy).
             advantage: with a teacher and its reference, `sample_advantage` [B]: sums over the
@@ -56,6 +58,7 @@ class Needs:
     mean_length: bool = False
     whole_batch: bool = False
     rewards: bool = False
+    ranking: bool = False
     teacher: bool = False
     advantage: bool = False
 
@@ -69,7 +72,8 @@ class Objective(Protocol):
     pairs           chosen, rejected
     routed          the same, with objective_ids [B], the number of the pair's own objective
     traces          chosen, rejected, empty_chosen, empty_rejected; trace_mask and empty_mask [B]
-    labelled        logps, lengths, labels (bool), and kl (scalar); weights [B] where given
+    labelled        logps, lengths, labels (bool), and kl (scalar); density_weights [B] where the
+                    rows bring them
     completions     logps, lengths
     scored          the same, with mean_ref_logps [B], per token, averaged over scoring models
     dispreferred    rejected, and sample [B, K] with sample_mask [B, K]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from trueup.errors import InterruptedRun, UserError
+from trueup.judging.ranking import DemoPool, Ranker, rank_with
 from trueup.models import Group, LanguageModel, Work
 from trueup.models.language_model import MAX_ROWS
 from trueup.models.reward import Reward, checked, reward_identity
@@ -23,9 +24,8 @@ from trueup.training.prompts import Prompts
 from trueup.training.scoring import Family, Scoring
 from trueup.training.tensors import load_tensors, save_tensors
 
-RUNNING = (
-    "running_"  # what `collected` gives under such a name returns with the prompt's next round
-)
+DEMONSTRATIONS = "demonstrations"  # of a ranker, in the memory
+RUNNING = "running_"  # a prompt's quantity of this name is given again in its next round
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,21 @@ class Round:
     means: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Judges:
+    """Whoever says which samples are good: a reward, or a ranker, each where it is asked for."""
+
+    reward: Reward | None = None
+    ranker: Ranker | None = None
+
+    def identities(self) -> dict[str, str | None]:
+        """What tells them from others, for a run's record."""
+        known = {"reward": self.reward, "ranker": self.ranker}
+        return {
+            name: None if judge is None else reward_identity(judge) for name, judge in known.items()
+        }
+
+
 @dataclass
 class Collector:
     """Draws rounds; what it gives depends on weights, seed, round and memory alone.
@@ -54,7 +69,7 @@ class Collector:
     config: TrainingConfig
     policy: LanguageModel
     reference: Scoring | None
-    reward: Reward | None
+    judges: Judges
     stopped: Callable[[], bool]
     calibration: Tensor | None = None
 
@@ -91,15 +106,15 @@ class Collector:
 
         Raises: UserError where the reward gives no number for every sample.
         """
-        assert self.reward is not None
+        assert self.judges.reward is not None
         flat = [sample.text for several in samples for sample in several]
         texts = [
             self.prompts.texts[index]
             for index, several in zip(indices, samples, strict=True)
             for _ in several
         ]
-        name = reward_identity(self.reward).split()[0]
-        values = torch.tensor(checked(self.reward(texts, flat), len(flat), name))
+        name = reward_identity(self.judges.reward).split()[0]
+        values = torch.tensor(checked(self.judges.reward(texts, flat), len(flat), name))
         if self.objective.data == "samples" and not torch.isfinite(values).all():
             place = self.prompts.table.place(indices[0])
             raise UserError(f"reward {name}: is not finite for a sample of {place} or later")
@@ -133,12 +148,16 @@ class Collector:
             reference = sums
             batch["ref_sample_logps"] = sums[:, -self.count :]
             batch["ref_sample_token_logps"] = tokens[:, -self.count :]
-        if self.reward is not None:
+        if self.judges.reward is not None:
             batch["rewards"] = self.rewards(indices, samples)
+        if self.judges.ranker is not None:
+            batch["black_box_ranking"] = self._ranked(number, indices, samples, memory)
         if self.calibration is not None:
             batch["ref_rewards"] = self.calibration[list(indices)]
         batch |= _recalled(memory, indices)
         made = objective.collected(batch)
+        if "agreement" in made:
+            self._agree(indices, samples, made.pop("agreement"), memory)
         _remember(memory, made, indices)
         table = _table(self.prompts, indices, samples, batch, made, number)
         means = _means(batch)
@@ -154,6 +173,41 @@ class Collector:
             for row, (index, group) in enumerate(zip(indices, groups, strict=True))
         ]
         return Round(Examples(objective.data, items), reference, means), table
+
+    def _ranked(
+        self,
+        number: int,
+        indices: Sequence[int],
+        samples: Sequence[Sequence[Sample]],
+        memory: Mapping[str, Any],
+    ) -> Tensor:
+        """The ranker's order of each prompt's samples, [B, K], -1 behind the last."""
+        assert self.judges.ranker is not None
+        pool = DemoPool()
+        pool.restore(memory.get(DEMONSTRATIONS, []))
+        table = torch.full((len(samples), len(samples[0])), -1)
+        for row, (index, several) in enumerate(zip(indices, samples, strict=True)):
+            prompt = self.prompts.texts[index]
+            texts = [sample.text for sample in several]
+            seed = self.config.seed + number
+            found = rank_with(self.judges.ranker, prompt, texts, pool.shown(prompt), seed=seed)
+            if found is not None:
+                table[row, : len(found)] = torch.tensor(found)
+        return table
+
+    def _agree(
+        self,
+        indices: Sequence[int],
+        samples: Sequence[Sequence[Sample]],
+        agreement: Tensor,
+        memory: dict[str, Any],
+    ) -> None:
+        """Where policy and ranker agree becomes what the ranker is shown next."""
+        pool = DemoPool()
+        pool.restore(memory.get(DEMONSTRATIONS, []))
+        for index, several, row in zip(indices, samples, agreement.tolist(), strict=True):
+            pool.add(self.prompts.texts[index], [several[k].text for k in row if k >= 0])
+        memory[DEMONSTRATIONS] = pool.state()
 
     def _kept(self, indices: Sequence[int], groups: Sequence[Group], keep: Tensor) -> Examples:
         """The samples that are kept, as completions to imitate."""

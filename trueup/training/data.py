@@ -7,7 +7,7 @@ from typing import Any
 from trueup.data import Table, read
 from trueup.errors import UserError
 from trueup.models import LanguageModel
-from trueup.objectives.protocol import Data
+from trueup.objectives import Objective
 from trueup.training.config import TrainingConfig
 from trueup.training.examples import Examples, Limit, held_out, objective_names, tokenize
 
@@ -52,7 +52,7 @@ class TrainingData:
 
 def training_data(
     lm: LanguageModel,
-    kind: Data,
+    objective: Objective,
     rows: Rows,
     eval_rows: Rows | None,
     config: TrainingConfig,
@@ -61,6 +61,7 @@ def training_data(
 
     Raises: UserError where rows break their contract, or are too long and may not be cut.
     """
+    kind = objective.data
     table = read(rows, kind)
     eval_table = None if eval_rows is None else read(eval_rows, kind)
     if eval_table is None and config.eval_fraction:
@@ -72,11 +73,12 @@ def training_data(
         )
     limit = limit_of(lm, config)
     names = objective_names(table) if kind == "routed" else []
+    opening = getattr(objective, "empty_trace", "")
     return TrainingData(
         table,
         eval_table,
-        tokenize(lm, table, kind, limit, names),
-        None if eval_table is None else tokenize(lm, eval_table, kind, limit, names),
+        tokenize(lm, table, kind, limit, names, opening),
+        None if eval_table is None else tokenize(lm, eval_table, kind, limit, names, opening),
         limit,
     )
 

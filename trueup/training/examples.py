@@ -23,6 +23,7 @@ COLUMNS: dict[Data, tuple[str, ...]] = {  # where the completions of each role s
     "completions": ("completion",),
     "scored": ("completion",),
 }
+NO_TRACE = "_no_think"  # how the columns of answers without a trace end
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,17 @@ def roles_of(kind: Data, width: int) -> list[str]:
 
 
 def tokenize(
-    lm: LanguageModel, table: Table, kind: Data, limit: Limit, names: Sequence[str] = ()
+    lm: LanguageModel,
+    table: Table,
+    kind: Data,
+    limit: Limit,
+    names: Sequence[str] = (),
+    empty_trace: str = "",
 ) -> Examples:
     """Every row of the table as tokens, completions ended by EOS.
 
-    Fields: names are the objectives of routed rows in the order of their numbers.
+    Fields: names are the objectives of routed rows in the order of their numbers; empty_trace
+            stands before an answer that has no trace, in data of traces.
 
     Raises: UserError where a prompt has no tokens, or an example is too long and may not be cut.
     """
@@ -144,7 +151,13 @@ def tokenize(
     present = [[column for column in columns if row[column] is not None] for row in table]
     groups = lm.encoder.groups(
         [row["prompt"] for row in table],
-        [[row[column] for column in several] for row, several in zip(table, present, strict=True)],
+        [
+            [
+                empty_trace + row[column] if column.endswith(NO_TRACE) else row[column]
+                for column in several
+            ]
+            for row, several in zip(table, present, strict=True)
+        ],
         add_eos=True,
     )
     known = _known_of_rows(table, kind, names)
@@ -165,7 +178,14 @@ def tokenize(
 def _known_of_rows(table: Table, kind: Data, names: Sequence[str]) -> list[dict[str, Any]]:
     """What the rows say beside their texts, by the batch's keywords."""
     if kind == "labelled":
-        return [{"labels": bool(row["label"])} for row in table]
+        has_weights = all(row.get("density_weights") is not None for row in table)
+        return [
+            {
+                "labels": bool(row["label"]),
+                **({"density_weights": float(row["density_weights"])} if has_weights else {}),
+            }
+            for row in table
+        ]
     if kind == "scored":
         return [{"mean_ref_logps": float(row["mean_ref_logp"])} for row in table]
     if kind == "routed":

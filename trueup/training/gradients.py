@@ -42,7 +42,7 @@ class Gradients:
         and the objective's next state.
         """
         weights = batch.weights(self.objective)
-        shares = weights / weights.sum()
+        shares = weights / weights.sum().clamp(min=1e-12)  # no row may count: nothing moves
         if self.objective.needs.whole_batch:
             return self._joint(batch, shares, scalars, state, work)
         return self._separate(batch, shares, scalars, work), dict(state)

@@ -13,12 +13,11 @@ import pandas as pd
 from trueup.errors import InterruptedRun, UserError
 from trueup.files import write_table
 from trueup.models import LanguageModel
-from trueup.models.reward import Reward
 from trueup.objectives import Objective
 from trueup.objectives.protocol import Collecting
 from trueup.stats import Estimate, mean
 from trueup.training.batches import Plan
-from trueup.training.collecting import Collector, Round, load_round, save_round
+from trueup.training.collecting import Collector, Judges, Round, load_round, save_round
 from trueup.training.config import TrainingConfig, learning_rate
 from trueup.training.distillation import Teachers
 from trueup.training.losses import Batch
@@ -95,7 +94,7 @@ class OnlineSession(Session):
         policy: Policy,
         prompts: Prompts,
         reference: LanguageModel | None,
-        reward: Reward | None,
+        judges: Judges,
         teachers: Teachers | None,
     ) -> None:
         """Keep a frozen reference where one is needed, then stand where the run stands."""
@@ -119,7 +118,7 @@ class OnlineSession(Session):
             config=self.config,
             policy=sampler,
             reference=None if frozen is None else self.reference_scoring(frozen, policy),
-            reward=reward,
+            judges=judges,
             stopped=lambda: self.interrupts.seen,
         )
         if frozen is not None:
@@ -225,7 +224,7 @@ class OnlineSession(Session):
             config=self.config,
             policy=LanguageModel(frozen.model, frozen.tokenizer, name="reference"),
             reference=None,
-            reward=self.collector.reward,
+            judges=self.collector.judges,
             stopped=self.collector.stopped,
         )
         self.report(Progress("calibrating", 0, len(self.prompts), math.nan, None))
@@ -241,7 +240,7 @@ class OnlineSession(Session):
         Before are the first round's samples of the untrained policy; after, the trained policy
         samples those prompts once more. Intervals go over prompts.
         """
-        if self.collector.reward is None:
+        if self.collector.judges.reward is None:
             return []
         indices = self.rounds.indices(0)
         first = items[items["round"] == 1].groupby("prompt", sort=False)["reward"].mean()

@@ -8,12 +8,15 @@ from typing import Any
 import torch
 
 from trueup.errors import UserError
+from trueup.judging.ranking import Ranker
 from trueup.models import LanguageModel, load
 from trueup.models.multi_head import MultiHead
-from trueup.models.reward import Reward, reward_identity
+from trueup.models.reward import Reward
 from trueup.objectives import Objective
 from trueup.objectives import objective as make_objective
 from trueup.objectives.protocol import Collecting
+from trueup.training.building import Building, built_rows
+from trueup.training.collecting import Judges
 from trueup.training.config import FREE_ON_RESUME, TrainingConfig
 from trueup.training.data import Rows, TrainingData, training_data
 from trueup.training.distillation import Teachers
@@ -42,18 +45,19 @@ def train(
     reward: Reward | None = None,
     teacher: LanguageModel | None = None,
     ref_teacher: LanguageModel | None = None,
+    ranker: Ranker | None = None,
     resume: bool = False,
     progress: Report | None = None,
     in_place: bool = False,
 ) -> TrainingResult:
     """Train a copy of the model on rows and save it in `out` as a transformers or peft folder.
 
-    Fields: reference None is the model itself before its first step; reward scores own samples,
-            for objectives that ask for it; teacher and ref_teacher (the teacher before its own
-            alignment) are compared with token by token; resume goes on from the newest checkpoint
-            in `out`, starts anew where there is none, and gives back the result of a finished
-            run; in_place trains `lm` itself, which saves the copy's memory where nothing frozen
-            is needed.
+    Fields: reference None is the model itself before its first step; reward and ranker judge own
+            samples, for objectives that ask for it; teacher and ref_teacher (the teacher before
+            its own alignment) are compared with token by token; resume goes on from the newest
+            checkpoint in `out`, starts anew where there is none, and gives back the result of a
+            finished run; in_place trains `lm` itself, which saves the copy's memory where nothing
+            frozen is needed.
     Edges:  Ctrl-C finishes the step and writes a checkpoint.
     Raises: UserError where rows, settings or `out` are wrong, something that the objective needs
             is not given, or the disk is full; TrueupError where loss or gradient is not finite;
@@ -63,16 +67,24 @@ def train(
     record = Record(Path(out))
     _check_folders(record.out, lm, reference)
     check_given(
-        chosen, reward=reward, teacher=teacher, ref_teacher=ref_teacher, eval_rows=eval_rows
+        chosen,
+        reward=reward,
+        teacher=teacher,
+        ref_teacher=ref_teacher,
+        ranker=ranker,
+        eval_rows=eval_rows,
     )
+    _check_sampling(chosen, config)
     data: TrainingData | Prompts
     if isinstance(chosen, Collecting):
         data = read_prompts(lm, rows, chosen.source, chosen.data, config)
         in_place = False  # the frozen reference is the model as it was given
     else:
-        data = training_data(lm, chosen.data, rows, eval_rows, config)
+        if isinstance(chosen, Building):
+            rows = built_rows(lm, chosen, rows, config, record.folder)
+        data = training_data(lm, chosen, rows, eval_rows, config)
     models = {"reference": reference, "teacher": teacher, "reference teacher": ref_teacher}
-    settings = _settings(lm, chosen, data, config, models, reward)
+    settings = _settings(lm, chosen, data, config, models, Judges(reward, ranker))
     record.check(settings, resume=resume)
     processes = Processes(lm.device, trackers=config.trackers, folder=record.folder)
     if resume and record.status == "finished":
@@ -88,7 +100,8 @@ def train(
         session: OnlineSession | OfflineSession
         if isinstance(data, Prompts):
             session = OnlineSession(*parts)
-            session.prepare(chosen, policy, data, reference, reward, teachers)
+            judges = Judges(reward, ranker)
+            session.prepare(chosen, policy, data, reference, judges, teachers)
         else:
             session = OfflineSession(*parts)
             session.prepare(chosen, policy, data, reference, teachers, settings)
@@ -101,11 +114,18 @@ def train(
 
 
 def check_given(
-    objective: Objective, *, reward: object, teacher: object, ref_teacher: object, eval_rows: object
+    objective: Objective,
+    *,
+    reward: object,
+    teacher: object,
+    ref_teacher: object,
+    ranker: object,
+    eval_rows: object,
 ) -> None:
     """Raise UserError where the objective needs what is not given, or is given what it ignores."""
     needs = objective.needs
     asked = {
+        "ranker": (needs.ranking, ranker, "--ranker with a reward or an endpoint"),
         "reward": (needs.rewards, reward, "--reward with a function, a lexicon or a classifier"),
         "teacher": (needs.teacher or needs.advantage, teacher, "--teacher with an aligned model"),
         "reference teacher": (
@@ -119,10 +139,20 @@ def check_given(
             raise UserError(f"{objective.name} needs a {name}; give {option}")
         if given is not None and not is_needed:
             raise UserError(f"{objective.name} takes no {name}; leave {option.split()[0]} out")
-    if isinstance(objective, Collecting) and eval_rows is not None:
+    if isinstance(objective, (Collecting, Building)) and eval_rows is not None:
         raise UserError(
             f"{objective.name} trains on its own samples and reads no evaluation rows; leave "
             "--eval-data out, and audit the result"
+        )
+
+
+def _check_sampling(objective: Objective, config: TrainingConfig) -> None:
+    """Raise UserError where samples would not be the policy's own, and the loss takes them so."""
+    plain = (config.temperature, config.top_k, config.top_p) == (1.0, 0, 1.0)
+    if objective.data == "samples" and objective.needs.rewards and not plain:
+        raise UserError(
+            f"{objective.name} needs samples of the policy itself; leave temperature at 1, top_k "
+            f"at 0 and top_p at 1, got {config.temperature:g}, {config.top_k}, {config.top_p:g}"
         )
 
 
@@ -149,7 +179,7 @@ def _settings(
     data: TrainingData | Prompts,
     config: TrainingConfig,
     models: Mapping[str, LanguageModel | None],
-    reward: Reward | None,
+    judges: Judges,
 ) -> dict[str, Any]:
     """What the result depends on; a resumed run must have the same."""
     fields = {name: value for name, value in config.as_dict().items() if name not in FREE_ON_RESUME}
@@ -158,7 +188,7 @@ def _settings(
         "training": fields,
         "model": lm.fingerprint,
         **{name: None if each is None else each.fingerprint for name, each in models.items()},
-        "reward": None if reward is None else reward_identity(reward),
+        **judges.identities(),
         **_hashes(data),
     }
 
