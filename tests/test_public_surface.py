@@ -25,6 +25,9 @@ KEYWORDS = {
         "model", "prompts", "out", "decoder", "n", "max_new_tokens", "temperature", "top_k",
         "top_p", "stop", "seed", "resume", "device", "dtype", "progress",
     ],
+    "select": [
+        "pool", "selector", "model", "keep", "out", "resume", "device", "dtype", "progress",
+    ],
 }  # fmt: skip
 
 
@@ -60,8 +63,8 @@ def test_unknown_name_is_an_attribute_error():
         trueup.nope  # noqa: B018  # the access is the test
 
 
-def test_select_says_that_it_is_not_there_yet():
-    with pytest.raises(UserError, match="no selector is there yet, got 'zip-fit'"):
+def test_select_refuses_a_selector_that_is_not_there_yet():
+    with pytest.raises(UserError, match="no selector 'zip-fit'; known: ches"):
         trueup.select("pool.jsonl", "zip-fit", target="task.jsonl", keep=0.1)
 
 

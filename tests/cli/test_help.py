@@ -7,8 +7,8 @@ from syrupy.assertion import SnapshotAssertion
 
 from tests.cli.conftest import Trueup
 
-VERBS = ["demo", "audit", "align", "compare", "generate", "methods", "report", "run"]
-LATER = ["serve", "select", "synthesize", "calibrate"]
+VERBS = ["demo", "audit", "align", "compare", "generate", "select", "methods", "report", "run"]
+LATER = ["serve", "synthesize", "calibrate"]
 
 
 def shown(trueup: Trueup, *words: str) -> str:

@@ -16,9 +16,9 @@ from trueup.objectives.grpo import GRPO, grpo_advantages, grpo_loss, grpo_optimu
 # the group
 
 
-def test_advantages_are_the_sheets() -> None:
+def test_advantages_are_their_arithmetic() -> None:
     rewards = row(1, 0, 0, 1, 0.5)[None]
-    one, other = 0.999800040, 1.117784041
+    one, other = 0.5 / (0.5 + 1e-4), 0.5 / (0.2**0.5 + 1e-4)
     assert is_close(grpo_advantages(rewards)[0], one, -one, -one, one, 0)
     assert is_close(grpo_advantages(rewards, ddof=0)[0], other, -other, -other, other, 0)
     assert is_close(grpo_advantages(rewards, scale=False)[0], 0.5, -0.5, -0.5, 0.5, 0)
@@ -280,7 +280,7 @@ def test_exact_steps_reach_the_optimum() -> None:
     objective = GRPO(samples=2, beta=0.5, scale=False)
     truth = grpo_optimum(REF, REWARDS, 2 * 0.5)  # K / (K - 1) is 2
     assert is_close(truth.sum(), 1, tolerance=1e-12)
-    assert torch.allclose(climbed(objective, REWARDS, 400), truth, rtol=0, atol=1e-9)
+    assert torch.allclose(climbed(objective, REWARDS, 600), truth, rtol=0, atol=1e-9)
 
 
 def test_the_optimum_is_not_the_exponential_tilt() -> None:

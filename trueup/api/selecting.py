@@ -1,4 +1,4 @@
-"""`trueup.select`: score a pool of training data, in chunks that survive a kill, and keep a part."""
+"""`trueup.select`: score a pool of training data in chunks that survive a kill, keep a part."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass

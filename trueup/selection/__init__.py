@@ -15,7 +15,7 @@ SELECTORS: dict[str, type[Selector]] = {"ches": Ches}
 def selector(
     name_or_instance: str | Selector, settings: Mapping[str, Any] | None = None
 ) -> Selector:
-    """A selector by its registered name with some of its fields set, or an instance with some changed.
+    """A selector by its registered name, or an instance with some of its fields changed.
 
     Raises: UserError for an unknown name, with the known ones, and for an unknown field.
     """
