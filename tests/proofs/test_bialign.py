@@ -136,7 +136,9 @@ def test_teacher_ties_are_left_out() -> None:
     loss, slope = ranked(-3, -1, -2, -4, teacher=row(-1, -1, -1, -1))
     assert loss.abs().max() == slope.abs().max() == 0
     pair, _ = ranked(-3, -1, -2, teacher=row(-1, -1, -2))
-    assert is_close(pair, (-2 + 3) / 2 + 1 + 0.5)  # margin 2 / 2 to the last, by both; second -1+1
+    assert is_close(
+        pair, (1 / 2 + 1) + (-1 / 2 + 1)
+    )  # gap over range plus margin, first and second
 
 
 @pytest.mark.parametrize("spread", [0.0, 5e-5])
@@ -196,7 +198,7 @@ def test_gradients_pass_gradcheck() -> None:
 
 
 def optimised(detach_range: bool) -> tuple[list[float], Tensor, Tensor]:
-    """Mean losses on the way, first and last 200 score sets, and the teacher's."""
+    """Mean losses on the way, the student's 200 sets of scores at the end, and the teacher's."""
     student, teacher = random_scores(200)
     own = student.clone().requires_grad_()
     optimizer = torch.optim.Adam([own], lr=0.02)
@@ -373,7 +375,8 @@ def test_a_student_learns_which_demonstrations_help(seed: int) -> None:
     gap, agreement = learned(seed, weight=1.0)
     gap_without, without = learned(seed, weight=0.0)
     _, permuted = learned(seed, weight=1.0, permuted=True)
-    assert max(gap, gap_without) < 0.01  # both match the output
+    assert gap_without < 1e-6  # the output is matched, and says nothing of the parts
+    assert gap < 0.1
     assert agreement > 0.8
     assert agreement > without + 0.1
     assert agreement > permuted + 0.1

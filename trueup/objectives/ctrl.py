@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trueup.errors import UserError, check_at_least, check_choice, check_positive
 from trueup.objectives.protocol import Data, Needs, Unweighted
+from trueup.objectives.reinforce import reinforce_advantages, reinforce_loss
 
 Kind = Literal["exp", "identity", "log"]
 Procedure = Literal["bon", "won"]
@@ -41,8 +42,7 @@ class CTRL(Unweighted):
             -10 for worst-of-4; normalise divides the transform by its standard deviation under
             u ~ U[0, 1]; beta > 0: normalised, exp at t=10 ends 0.5 nats from the reference at beta
             1.6, 1 nat at 1.2, 5 nats at 0.1, and `beta_for_kl` knows the others.
-    Edges:  ties count half; log takes a calibrated 0 as 1/(2 calibration_samples); a sample that
-            does not count, or has no other beside it, has advantage 0.
+    Edges:  ties count half; log takes a calibrated 0 as 1/(2 calibration_samples).
     Raises: UserError where a field leaves its range.
     Use:    answers are served as the best of N by the same reward, or an attacker has N attempts:
             3 to 8 points of win rate over the best standard method.
@@ -57,7 +57,7 @@ class CTRL(Unweighted):
     calibration_samples: int = 100
     kind: Kind = "exp"
     t: float = 10.0
-    beta: float = 0.1
+    beta: float = 1.6
     normalise: bool = True
     name: ClassVar[str] = "ctrl"
     data: ClassVar[Data] = "samples"
@@ -74,11 +74,10 @@ class CTRL(Unweighted):
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """One loss per prompt, [B]."""
-        return ctrl_loss(
+        return reinforce_loss(
             sample_logps=batch["sample_logps"],
             proposal_logps=batch["proposal_logps"],
             advantages=batch["advantages"],
-            sample_mask=batch["sample_mask"],
         )
 
     def collected(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -89,30 +88,8 @@ class CTRL(Unweighted):
         shares = calibrated.clamp(min=least)
         phi = transform(shares, kind=self.kind, t=self.t, normalise=self.normalise)
         penalty = self.beta * (batch["sample_logps"] - batch["ref_sample_logps"])
-        advantages = leave_one_out(phi - penalty, batch["sample_mask"])
+        advantages = reinforce_advantages(phi - penalty, "leave-one-out")
         return {"advantages": advantages, "calibrated": calibrated}
-
-
-def ctrl_loss(
-    *, sample_logps: Tensor, proposal_logps: Tensor, advantages: Tensor, sample_mask: Tensor
-) -> Tensor:
-    """REINFORCE with importance weights on plain tensors, all [B, K] in, [B] out, not reduced.
-
-    Edges: a row without samples that count has loss 0.
-    """
-    counts = sample_mask.bool()
-    drift = (sample_logps - proposal_logps).masked_fill(~counts, 0)
-    gains = (drift.exp() * advantages).masked_fill(~counts, 0)
-    return -gains.sum(dim=-1) / counts.sum(dim=-1).clamp(min=1)
-
-
-def leave_one_out(rewards: Tensor, sample_mask: Tensor) -> Tensor:
-    """Each reward minus the mean of its row's others, [B, K]; 0 where there is no other."""
-    counts = sample_mask.bool()
-    kept = rewards.masked_fill(~counts, 0)
-    others = counts.sum(dim=-1, keepdim=True) - 1
-    baseline = (kept.sum(dim=-1, keepdim=True) - kept) / others.clamp(min=1)
-    return (kept - baseline).masked_fill(~counts | (others < 1), 0)
 
 
 def calibrate(rewards: Tensor, ref_rewards: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, TypedDict, Unpack
+from typing import ClassVar, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -94,6 +94,7 @@ class OveroptimisationReport:
     entropy_bits: Sequence[float]
     mass: Sequence[float]
     flags: OveroptimisationFlags
+    name: ClassVar[str] = "over-optimisation"
 
     @property
     def suggested_step(self) -> int | None:
