@@ -3,17 +3,27 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from tests.tiny_models import make_tiny
 from trueup.errors import UserError
 from trueup.models import LanguageModel, load
+from trueup.objectives.bialign import subset_ranking_loss
+from trueup.synthesis.demonstrations import in_context_texts
 
 
-def dense_kl(teacher: LanguageModel, policy: LanguageModel, prompt: str, completion: str) -> float:
+def dense_kl(
+    teacher: LanguageModel,
+    policy: LanguageModel,
+    prompt: str,
+    completion: str,
+    *,
+    add_eos: bool = True,
+) -> float:
     """Sum over completion tokens of KL(teacher || policy), from whole logits."""
-    group = policy.encode(prompt, [completion], add_eos=True)
+    group = policy.encode(prompt, [completion], add_eos=add_eos)
     ids = torch.tensor([[*group.prompt, *group.completions[0]]])
     start = len(group.prompt)
     with torch.no_grad():
@@ -101,6 +111,50 @@ def test_adpa_is_given_the_dense_advantage(
     nll = -sum(row[0] for row in scores.logps) / sum(row[0] for row in scores.lengths)
     expected = nll - total / tokens
     assert result.steps["loss"].iloc[0] == pytest.approx(expected, abs=1e-4)
+
+
+TASKS = [
+    {
+        "task": "echo",
+        "demonstrations": [{"x": letter, "y": letter * 2} for letter in letters[:-1]],
+        "query": letters[-1],
+        "target": letters[-1] * 2,
+    }
+    for letters in ("abcd", "bcdea", "cdab", "dabc", "acbd", "badc")
+]
+
+
+def test_bialign_is_given_the_dense_divergence_and_the_teachers_ranking(
+    run: Any, lm: LanguageModel, teachers: Any
+) -> None:
+    teacher = teachers[0]
+    settings = {"steps": 1, "batch_size": 6, "shuffle": False, "seed": 3}
+    steps = run("bialign", TASKS, options={"teacher": teacher}, **settings).steps
+    rng = np.random.default_rng(3)
+    kl = tokens = ranking = 0.0
+    for row in TASKS:
+        found = in_context_texts(row, rng, n_subsets=4)
+        kl += dense_kl(teacher, lm, "", found.sequence, add_eos=False)
+        tokens += len(lm.encoder.tokens([found.sequence])[0])
+        scores = [
+            torch.tensor([[one.score([p], [[found.target]]).logps[0][0] for p in found.prompts]])
+            for one in (lm, teacher)
+        ]
+        loss = subset_ranking_loss(sample_logps=scores[0], teacher_sample_logps=scores[1])
+        ranking += float(loss) / len(TASKS)
+    assert steps["loss"].iloc[0] == pytest.approx(kl / tokens + ranking, abs=1e-3)
+
+
+def test_a_student_learns_its_teachers_preferences(run: Any, teachers: Any) -> None:
+    settings = {"steps": 40, "learning_rate": 3e-3, "batch_size": 6, "schedule": "constant"}
+    steps = run("bialign", TASKS, options={"teacher": teachers[0]}, **settings).steps
+    assert steps["loss"].iloc[-5:].mean() < 0.7 * steps["loss"].iloc[:5].mean()
+
+
+def test_too_few_demonstrations_are_one_line(run: Any, teachers: Any) -> None:
+    rows = [{**TASKS[0], "demonstrations": TASKS[0]["demonstrations"][:1]}]
+    with pytest.raises(UserError, match=r"the data row 1: .* have no 4 subsets"):
+        run("bialign", rows, options={"teacher": teachers[0]}, steps=1)
 
 
 def test_the_teacher_stays_as_it_was(run: Any, pairs: list[dict[str, Any]], teachers: Any) -> None:

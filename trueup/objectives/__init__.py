@@ -9,6 +9,7 @@ from trueup.errors import UserError, build, unknown_name
 from trueup.objectives.adpa import ADPA
 from trueup.objectives.asft import ASFT
 from trueup.objectives.bco import BCO
+from trueup.objectives.bialign import BiAlign
 from trueup.objectives.bvpo import BVPO
 from trueup.objectives.ctrl import CTRL
 from trueup.objectives.cyclealign import CycleAlign
@@ -40,6 +41,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "adpa": ADPA,
     "asft": ASFT,
     "bco": BCO,
+    "bialign": BiAlign,
     "bvpo": BVPO,
     "ctrl": CTRL,
     "cyclealign": CycleAlign,

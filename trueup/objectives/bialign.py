@@ -27,7 +27,8 @@ class BiAlign(Unweighted):
 
     Units:  kl in nats per token; the ranking has none and does not change with the target's length.
     Fields: weight >= 0, where 0 is plain distillation; detach_range False lets the gradient through
-            the range, which freezes the extreme pair; min_range > 0 in nats.
+            the range, which freezes the extreme pair; min_range > 0 in nats; subsets N >= 2 of a
+            row's demonstrations, 3 to 6, drawn once.
     Edges:  pairs that the teacher ties are left out; a sample whose range is below min_range ranks
             at 0. The ranking is 0 only where the scores lie evenly spaced in the teacher's order.
     Raises: UserError where a field leaves its range.
@@ -42,6 +43,7 @@ class BiAlign(Unweighted):
     weight: float = 1.0
     detach_range: bool = True
     min_range: float = 1e-4
+    subsets: int = 4
     name: ClassVar[str] = "bialign"
     data: ClassVar[Data] = "demonstrations"
     needs: ClassVar[Needs] = Needs(teacher=True, mean_length=True)
@@ -50,6 +52,7 @@ class BiAlign(Unweighted):
     def __post_init__(self) -> None:
         check_at_least(0, weight=self.weight)
         check_positive(min_range=self.min_range)
+        check_at_least(2, subsets=self.subsets)
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """One loss per sample, [B]; the mean length is the global batch's."""

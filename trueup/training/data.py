@@ -10,6 +10,7 @@ from trueup.models import LanguageModel
 from trueup.objectives import Objective
 from trueup.training.config import TrainingConfig
 from trueup.training.examples import Examples, Limit, held_out, objective_names, tokenize
+from trueup.training.in_context import tokenize_in_context
 
 Rows = Table | Iterable[Mapping[str, Any]]
 
@@ -73,14 +74,15 @@ def training_data(
         )
     limit = limit_of(lm, config)
     names = objective_names(table) if kind == "routed" else []
-    opening = getattr(objective, "empty_trace", "")
-    return TrainingData(
-        table,
-        eval_table,
-        tokenize(lm, table, kind, limit, names, opening),
-        None if eval_table is None else tokenize(lm, eval_table, kind, limit, names, opening),
-        limit,
-    )
+
+    def tokens(rows: Table) -> Examples:
+        if kind == "demonstrations":
+            count = getattr(objective, "subsets", 2)
+            return tokenize_in_context(lm, rows, limit, subsets=count, seed=config.seed)
+        return tokenize(lm, rows, kind, limit, names, getattr(objective, "empty_trace", ""))
+
+    evaluation = None if eval_table is None else tokens(eval_table)
+    return TrainingData(table, eval_table, tokens(table), evaluation, limit)
 
 
 def limit_of(lm: LanguageModel, config: TrainingConfig) -> Limit:

@@ -91,8 +91,11 @@ class Teachers:
             states += [head_inputs(model.model, packed)[rows], head.weight]
 
         def divergence(hidden: Tensor, weight: Tensor) -> Tensor:
+            # heads are padded to different sizes beyond the one vocabulary
+            rows = min(len(weight), *(len(known) for known in states[1::2]))
+            cut = [known[:rows] if place % 2 else known for place, known in enumerate(states)]
             if self.name == "advantage":
-                return teacher_advantage(hidden, weight, *states)
-            return teacher_kl(hidden, weight, *states)
+                return teacher_advantage(hidden, weight[:rows], *cut)
+            return teacher_kl(hidden, weight[:rows], *cut)
 
         return Compared(rows, tokens, divergence)

@@ -279,7 +279,7 @@ def held_out(table: Table, fraction: float, seed: int) -> tuple[Table, Table]:
 
     Raises: UserError where the table has fewer than two prompts.
     """
-    keys = [_prompt_key(row["prompt"]) for row in table]
+    keys = [_prompt_key(row["prompt"] if "prompt" in row else row["query"]) for row in table]
     distinct = list(dict.fromkeys(keys))
     if len(distinct) < 2:
         raise UserError(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
 from trueup.models import LanguageModel, Work
 from trueup.objectives import Objective
@@ -21,6 +22,7 @@ from trueup.training.model_card import write_model_card
 from trueup.training.policy import Policy
 from trueup.training.reference import Reference, reference_logps
 from trueup.training.result import TrainingResult
+from trueup.training.scoring import completion_logps
 from trueup.training.session import Session
 
 
@@ -31,6 +33,7 @@ class OfflineSession(Session):
     plan: Plan
     reference: Reference
     teachers: Teachers | None
+    taught: dict[str, Tensor]
 
     def prepare(
         self,
@@ -57,8 +60,30 @@ class OfflineSession(Session):
             before_bucket=self.before_bucket,
         )
         self.state.work.add(**self.reference.work.as_dict())
+        self.taught = self._teacher_logps(objective, policy)
         self.loop = self.make_loop(objective, policy)
         self.restore()
+
+    def _teacher_logps(self, objective: Objective, policy: Policy) -> dict[str, Tensor]:
+        """The teacher's log-probabilities of whole completions, where they rank subsets."""
+        if self.teachers is None or objective.data != "demonstrations":
+            return {}
+        scoring = self.reference_scoring(self.teachers.teacher, policy)
+        parts = {"train": self.data.train, "evaluation": self.data.evaluation}
+        found = {}
+        for name, examples in parts.items():
+            if examples is None:
+                continue
+            families = examples.families(range(len(examples)))
+            found[name], work = completion_logps(
+                scoring, families, processes=self.processes, before_bucket=self.before_bucket
+            )
+            self.state.work.add(**work.as_dict())
+        return found
+
+    def _taught(self, part: str, indices: list[int]) -> Tensor | None:
+        """The teacher's numbers of some examples."""
+        return self.taught[part][indices] if part in self.taught else None
 
     def go(self) -> None:
         """Take all steps that are left."""
@@ -145,7 +170,15 @@ class OfflineSession(Session):
         ratios = self.reference.of("mismatched_train", slice(start, start + len(indices)))
         groups = [] if ratios is None else mismatched(self.data.train, indices, self.data.limit)
         known = self.reference.of("train", indices)
-        return Batch(self.data.train, indices, known, ratios, groups, self.teachers)
+        return Batch(
+            self.data.train,
+            indices,
+            known,
+            ratios,
+            groups,
+            self.teachers,
+            self._taught("train", indices),
+        )
 
     def _evaluation(self, step: int, state: State) -> tuple[dict[str, float], pd.DataFrame]:
         """Loss and measures over the evaluation rows, and a row per example."""
@@ -164,7 +197,8 @@ class OfflineSession(Session):
             ratios = self.reference.of("mismatched_evaluation", indices)
             groups = mismatched(evaluation, indices, self.data.limit) if has_ratios else []
             known = self.reference.of("evaluation", indices)
-            batches.append(Batch(evaluation, indices, known, ratios, groups, self.teachers))
+            taught = self._taught("evaluation", indices)
+            batches.append(Batch(evaluation, indices, known, ratios, groups, self.teachers, taught))
         return batches
 
     def write_card(self, result: TrainingResult, settings: Mapping[str, Any]) -> None:
