@@ -1,5 +1,6 @@
 """The top-level functions on tiny models, and what they promise beyond the command line."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from trueup.audits import CrowsPairs
 from trueup.errors import InterruptedRun, UserError
 from trueup.models import LanguageModel
 from trueup.objectives import OBJECTIVES
+from trueup.training import TrainingConfig
 
 SENTENCES = [
     {
@@ -185,6 +187,12 @@ def test_setting_goes_to_each_audit_that_has_it(tiny_llama: LanguageModel):
 def test_ids_that_stand_twice_are_refused(tiny_llama: LanguageModel):
     with pytest.raises(UserError, match="have the id '0'"):
         trueup.audit(tiny_llama, "crows-pairs", data=[*SENTENCES, SENTENCES[0]])
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_no_objective_hides_a_setting_of_the_engine(name: str):
+    own = {field.name for field in dataclasses.fields(OBJECTIVES[name])}
+    assert own.isdisjoint(field.name for field in dataclasses.fields(TrainingConfig))
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))

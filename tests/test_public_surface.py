@@ -15,15 +15,17 @@ KEYWORDS = {
     "load": [
         "path_or_id", "dtype", "device", "adapter", "heads", "trust_remote_code", "revision",
     ],
-    "audit": ["model", "audits", "data", "out", "seed", "resume", "device", "dtype", "progress"],
+    "audit": [
+        "model", "audits", "data", "out", "seed", "resume", "device", "dtype", "heads", "progress",
+    ],
     "align": [
         "model", "objective", "data", "out", "eval_data", "reference", "reward", "teacher",
-        "ref_teacher", "ranker", "resume", "seed", "device", "dtype", "progress",
+        "ref_teacher", "ranker", "scorers", "resume", "seed", "device", "dtype", "progress",
     ],
     "compare": ["before", "after", "out", "smallest"],
     "generate": [
         "model", "prompts", "out", "decoder", "n", "max_new_tokens", "temperature", "top_k",
-        "top_p", "stop", "seed", "resume", "device", "dtype", "progress",
+        "top_p", "stop", "seed", "resume", "device", "dtype", "heads", "progress",
     ],
     "select": [
         "pool", "selector", "model", "keep", "out", "resume", "device", "dtype", "progress",

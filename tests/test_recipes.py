@@ -240,6 +240,114 @@ def test_mistake_is_told_with_its_line(edited: Edit, old: str, new: str, at: str
     assert "\n" not in found
 
 
+HELPED = """model: models/small
+out: runs/helped
+steps:
+  - name: taught
+    align: dckd
+    data: data/prefs.jsonl
+    teacher: models/other
+    set: {steps: 2, batch_size: 4}
+  - name: absorbed
+    align: adpa
+    data: data/completions.jsonl
+    teacher: taught
+    ref_teacher: models/other
+    set: {steps: 2, batch_size: 4, max_new_tokens: 4}
+  - name: rewarded
+    align: raft
+    data: data/prompts.jsonl
+    reward: lexicon:data/lexicon.txt
+    set: {steps: 2, batch_size: 2, max_new_tokens: 4}
+  - name: scored
+    align: grpo
+    data: data/prompts.jsonl
+    reward: score.py:length
+    set: {steps: 2, batch_size: 2, max_new_tokens: 4}
+  - name: ranked
+    align: cyclealign
+    data: data/prompts.jsonl
+    ranker: words
+    set: {steps: 2, batch_size: 2, max_new_tokens: 4}
+"""
+
+
+@pytest.fixture
+def helped(place: Path) -> Path:
+    """A recipe whose objectives need teachers, rewards and a ranker."""
+    make_tiny("llama", place / "models" / "other", seed=1)
+    rows = [{"prompt": f"Ask {n}:", "completion": f" yes {n}"} for n in range(4)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (place / "data" / "completions.jsonl").write_text(text, "utf-8")
+    (place / "data" / "lexicon.txt").write_text("yes\nno\n", "utf-8")
+    source = "def length(prompts, completions):\n    return [len(text) for text in completions]\n"
+    (place / "score.py").write_text(source, "utf-8")
+    (place / "helped.yaml").write_text(HELPED, "utf-8")
+    return place / "helped.yaml"
+
+
+def test_steps_give_their_objective_what_it_needs(helped: Path, monkeypatch: pytest.MonkeyPatch):
+    names = ["taught", "absorbed", "rewarded", "scored", "ranked"]
+    assert [result.step.name for result in results(helped)] == names
+    out = helped.parent / "runs" / "helped"
+    told = {
+        name: json.loads((out / name / "run.json").read_text("utf-8"))["arguments"]
+        for name in names
+    }
+    assert told["taught"]["teacher"] == told["absorbed"]["ref_teacher"]
+    assert told["absorbed"]["teacher"] != told["absorbed"]["ref_teacher"]
+    assert told["rewarded"]["reward"].startswith("lexicon ")
+    assert told["scored"]["reward"].startswith("length ")
+    assert told["ranked"]["ranker"].startswith("reward words ")
+    monkeypatch.chdir(helped.parent)  # nothing depends on where the command is run
+    assert skipped(helped) == names
+
+
+def test_changed_reward_repeats_its_step(helped: Path):
+    results(helped)
+    (helped.parent / "data" / "lexicon.txt").write_text("maybe\n", "utf-8")
+    assert skipped(helped) == ["taught", "absorbed", "scored", "ranked"]
+
+
+def test_changed_teacher_repeats_what_learns_from_it(helped: Path):
+    results(helped)
+    make_tiny("llama", helped.parent / "models" / "other", seed=2)
+    assert skipped(helped) == ["rewarded", "scored", "ranked"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "at", "said"),
+    [
+        ("    teacher: models/other\n", "", "name: taught", "dckd needs a teacher; give 'teacher'"),
+        ("    ref_teacher: models/other\n", "", "absorbed", "give 'ref_teacher' with the teacher"),
+        ("    ranker: words\n", "", "ranked", "cyclealign needs a ranker; give 'ranker' with"),
+        ("ranker: words", "reward: words", "ranked", "cyclealign needs a ranker"),
+        ("    reward: lexicon:data/lexicon.txt\n", "", "rewarded", "raft needs a reward; give"),
+        ("ref_teacher: models/other", "reward: words", "absorbed", "adpa takes no reward; leave "),
+        ("raft\n", "raft\n    eval_data: data/x.jsonl\n", "rewarded", "leave 'eval_data' out"),
+        ("teacher: taught", "teacher: tought", "tought", "no step or model folder 'tought'; did"),
+        ("lexicon.txt", "lexicons.txt", "lexicons.txt", "cannot be read as a list of words"),
+        ("score.py:length", "scores.py:length", "scores.py", "no such file; give FILE.py:FUNCTION"),
+        ("score.py:length", "score.py:size", "score.py:size", "has no function 'size'"),
+        ("reward: score.py:length", "reward: taught", "reward: t", "step 'taught' makes none"),
+        ("reward: score.py:length", "reward: ./no", "reward: ./no", "no step or model folder"),
+        ("ranker: words", "ranker: [words]", "ranker: [", "'ranker' must be a text, got ['words']"),
+        ("ranker: words", "ranker: http://x/v1", "ranker: h", "names no model; write URL#MODEL"),
+        ("ranker: words", "rankr: words", "rankr", "no key 'rankr'; did you mean 'ranker'?"),
+        ("data/prompts.jsonl", "data/lexicon.txt", "data: data/lexicon", "lexicon.txt"),
+    ],
+)
+def test_mistake_in_what_an_objective_needs(helped: Path, old: str, new: str, at: str, said: str):
+    text = helped.read_text("utf-8")
+    assert old in text
+    helped.write_text(text.replace(old, new, 1), "utf-8")
+    found = error(helped)
+    assert found.startswith(f"{helped}:{line_of(helped, at)}: ")
+    assert said in found
+    assert "\n" not in found
+    assert "--" not in found
+
+
 def test_wrong_data_are_found_before_any_work(place: Path):
     path = place / "data" / "held_out.jsonl"
     path.write_text('{"prompt": "a", "chosen": "b"}\n', "utf-8")

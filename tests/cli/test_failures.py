@@ -196,7 +196,10 @@ def test_resume_needs_a_folder(trueup: Trueup, roomy_model: Path, sentences: Pat
         (["audit"], "error: missing argument 'MODEL'; see trueup audit --help"),
         (["audit", "m"], "error: missing option '--audit'; see trueup audit --help"),
         (["--nope"], "error: no such option: --nope; see trueup --help"),
-        (["audit", "m", "--sed", "1"], "error: no such option: --sed (Possible options: --seed"),
+        (
+            ["audit", "m", "--sed", "1"],
+            "error: no such option: --sed (Possible options: --heads, --seed",
+        ),
         (["demo", "--seed", "x"], "error: invalid value for '--seed'"),
         (["demo", "--seed", "-1"], "error: invalid value for '--seed'"),
         (["report", "nowhere"], "error: nowhere: no such run folder"),

@@ -375,8 +375,8 @@ def test_the_ranker_sees_what_was_agreed_on_an_earlier_prompt_and_the_static_one
         ({"samples": 1}, "samples must be at least 2, got 1"),
         ({"sft_weight": -1.0}, "sft_weight must be at least 0, got -1.0"),
         ({"sft_weight": float("nan")}, "sft_weight must be at least 0, got nan"),
-        ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
-        ({"temperature": 2.0}, "temperature must be 1 with ranking_loss rrhf, got 2.0"),
+        ({"spread": 0.0}, "spread must be above 0, got 0.0"),
+        ({"spread": 2.0}, "spread must be 1 with ranking_loss rrhf, got 2.0"),
         ({"ranking_loss": "dpo"}, "ranking_loss must be one of rrhf, pro, got 'dpo'"),
     ],
 )

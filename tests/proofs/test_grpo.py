@@ -351,7 +351,7 @@ def test_a_wrong_sign_lowers_it() -> None:
 
 def test_the_clip_holds_a_rounds_updates_back() -> None:
     near, far = (
-        sampled(GRPO(samples=64, clip=clip, beta=0.0), REWARDS, rounds=1, updates=200)
+        sampled(GRPO(samples=64, clip_ratio=clip, beta=0.0), REWARDS, rounds=1, updates=200)
         for clip in (0.2, 0.9)
     )
     tops = float(near[2] / REF[2]), float(far[2] / REF[2])

@@ -101,6 +101,21 @@ def test_an_alignment_shows_its_steps_and_guards(tmp_path: Path) -> None:
     assert "Likelihood of completions: rejected" not in page
 
 
+def test_an_alignment_shows_its_evaluations_as_curves(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "r", verb="align", arguments={"objective": "rpo"}, seed=0)
+    run.append_items(pd.DataFrame({"id": ["1"], "step": [1], "loss": [1.0]}))
+    run.finish()
+    assert "Evaluations during training" not in report_run(run.path).read_text()
+    (run.path / "training").mkdir()
+    rows = pd.DataFrame({"step": [0, 5, 10], "loss": 0.5, "entropy_bits": [2.0, 1.75, 1.5]})
+    rows.to_parquet(run.path / "training" / "evaluations.parquet")
+    page = report_run(run.path).read_text()
+    assert "Evaluations during training" in page
+    assert "3 evaluations on the same held-out rows" in page
+    assert "Entropy of the likeliest next tokens, bits over 3 evaluations, from 2.00 to 1.50" in page
+    assert "Probability of the likeliest" not in page
+
+
 def test_a_comparison_shows_both_sides_and_the_probes_that_moved(tmp_path: Path) -> None:
     sides = audit_run(tmp_path / "a"), audit_run(tmp_path / "b", 0.1)
     page = report_run(compare_run(tmp_path / "c", *sides).path).read_text()

@@ -160,3 +160,29 @@ def test_poft_weighs_rows_by_the_scoring_models(run: Any, scored: list[dict[str,
     ]
     steps = run("poft", rows, out="own", steps=1, batch_size=12).steps
     assert steps["loss"].iloc[0] == pytest.approx(np.log(2), abs=1e-5)
+
+
+def test_bco_weighs_bad_answers_by_their_density(run: Any, labelled: list[dict[str, Any]]) -> None:
+    """Policy and reference are equal at step 1, so each loss is its weight times ln 2."""
+    rows = [dict(row, density_weights=1.0 if row["label"] else 3.0) for row in labelled]
+    weighted, plain, absent = (
+        run("bco", data, out=out, steps=3, batch_size=12).steps["loss"]
+        for out, data in (
+            ("weighted", rows),
+            ("plain", labelled),
+            ("absent", [row | ({"density_weights": None} if row["label"] else {}) for row in rows]),
+        )
+    )
+    assert plain.iloc[0] == pytest.approx(np.log(2), abs=1e-5)
+    assert weighted.iloc[0] == pytest.approx((6 * 1 + 6 * 3) / 12 * np.log(2), abs=1e-5)
+    assert list(absent) == list(weighted)
+    assert weighted.iloc[-1] < weighted.iloc[0]
+
+
+@pytest.mark.parametrize("value", ["many", -1.0, float("nan"), float("inf"), [1]])
+def test_a_density_weight_that_is_none_is_told_with_its_row(
+    run: Any, labelled: list[dict[str, Any]], value: object
+) -> None:
+    labelled[3]["density_weights"] = value
+    with pytest.raises(UserError, match="4: 'density_weights' must be a number from 0 up, got"):
+        run("bco", labelled)

@@ -14,6 +14,7 @@ from trueup.errors import InterruptedRun, UserError
 from trueup.models import LanguageModel
 from trueup.objectives import objective
 from trueup.objectives.protocol import Needs, Unweighted
+from trueup.objectives.raft import RAFT
 from trueup.training import TrainingConfig, train
 from trueup.training.online import Rounds
 
@@ -204,6 +205,7 @@ def test_whole_tables_are_drawn_again_when_the_objective_says_so() -> None:
         ({"eval_rows": PROMPTS}, "reads no evaluation rows"),
         ({"reward": lambda prompts, completions: [1.0]}, "gave 1 numbers for 12"),
         ({"reward": lambda p, completions: [float("nan")] * len(completions)}, "is not finite"),
+        ({"reward": lambda p, completions: [1 / 0]}, r"failed at .*test_online.py:\d+ \(ZeroDiv"),
     ],
 )
 def test_what_is_missing_or_wrong_is_one_line(
@@ -225,3 +227,34 @@ def test_a_run_with_another_reward_is_not_resumed(online: Any) -> None:
     other = {"reward": lambda prompts, completions: [0.5] * len(completions), "resume": True}
     with pytest.raises(UserError, match="another reward"):
         online(Gradient(), epochs=1, options=other)
+
+
+def test_a_round_that_keeps_nothing_is_left_out(online: Any) -> None:
+    """No sample of the first of 4 rounds is good enough; those of the others are."""
+    calls = []
+
+    def late(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+        calls.append(len(completions))
+        return [float(len(calls) > 1)] * len(completions)
+
+    result = online(RAFT(samples=2, min_reward=0.5), epochs=2, options={"reward": late})
+    assert result.notes == ["1 of 4 rounds kept no sample and taught nothing"]
+    assert list(result.steps["step"]) == [1, 2, 3]
+    assert result.items["round"].nunique() == 4
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_a_run_that_keeps_nothing_at_all_says_so(online: Any, value: float) -> None:
+    def low(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+        return [value] * len(completions)
+
+    with pytest.raises(UserError, match="no round kept a sample"):
+        online(RAFT(min_reward=0.5), options={"reward": low})
+
+
+@pytest.mark.parametrize(
+    "setting", [{"eval_fraction": 0.5}, {"eval_every": 1}, {"eval_every": 1, "early_stopping": 2}]
+)
+def test_evaluation_of_own_samples_is_refused(online: Any, setting: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="trains on its own samples and is not evaluated on rows"):
+        online(Gradient(), **setting)

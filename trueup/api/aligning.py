@@ -1,8 +1,9 @@
 """`trueup.align`: train a model by an objective; the run folder is also the model's folder."""
 
+import functools
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from trueup.errors import UserError, build, unknown_name
 
 if TYPE_CHECKING:
     import trueup.training
+    from trueup.data import Table
     from trueup.judging.ranking import Ranker
     from trueup.models import LanguageModel
     from trueup.models.reward import Reward
@@ -34,6 +36,7 @@ def align(
     teacher: "str | Path | LanguageModel | None" = None,
     ref_teacher: "str | Path | LanguageModel | None" = None,
     ranker: "str | Ranker | None" = None,
+    scorers: "Sequence[str | Path | LanguageModel]" = (),
     resume: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -48,8 +51,9 @@ def align(
             eval_fraction) no guards are measured; reference None is the model itself before its
             first step; reward and ranker judge own samples: a callable, or what `--reward` and
             `--ranker` take; teacher and ref_teacher (the same before its own alignment) are models
-            with the same tokenizer, for distillation; settings are fields of the objective and of
-            `TrainingConfig`; resume goes on with an unfinished `out`.
+            with the same tokenizer, for distillation; scorers are aligned models, of any tokenizer,
+            that make the column mean_ref_logp of rows that have none; settings are fields of the
+            objective and of `TrainingConfig`; resume goes on with an unfinished `out`.
     Files:  the model (safetensors or adapter, tokenizer, model card README.md), run.json,
             metrics.json with the guards, items.parquet with a row per optimiser step, report.html,
             and training/ with evaluations and checkpoints.
@@ -57,27 +61,27 @@ def align(
             InterruptedRun after Ctrl-C, once a checkpoint is written.
     """
     from trueup.api.rankers import load_ranker
-    from trueup.data import read
     from trueup.models.reward import load_reward
     from trueup.training.runner import check_given
 
     chosen, config = chosen_settings(objective, settings, seed)
-    contract = getattr(chosen, "source", chosen.data)
-    rows = read(data, contract)
-    eval_rows = None if eval_data is None else read(eval_data, chosen.data)
     check_given(
         chosen,
         reward=reward,
         teacher=teacher,
         ref_teacher=ref_teacher,
         ranker=ranker,
-        eval_rows=eval_rows,
+        eval_rows=eval_data,
     )
+    opened = functools.partial(opened_causal, device=device, dtype=dtype)
+    contract = getattr(chosen, "source", chosen.data)
+    rows = _read(data, contract, scorers, opened)
+    eval_rows = None if eval_data is None else _read(eval_data, contract, scorers, opened)
     scorer = load_reward(reward, device=device) if isinstance(reward, str) else reward
     order = load_ranker(ranker, device=device) if isinstance(ranker, str) else ranker
-    lm = opened_causal(model, device=device, dtype=dtype)
+    lm = opened(model)
     others = {
-        name: None if each is None else opened_causal(each, device=device, dtype=dtype)
+        name: None if each is None else opened(each)
         for name, each in (
             ("reference", reference),
             ("teacher", teacher),
@@ -126,6 +130,25 @@ def align(
             _record(run, result, config)
     report_run(run.path)
     return result.model
+
+
+def _read(
+    data: Any,
+    contract: str,
+    scorers: "Sequence[str | Path | LanguageModel]",
+    opened: "Callable[..., LanguageModel]",
+) -> "Table":
+    """The user's rows, with the scoring models' column where such models are given."""
+    from trueup.data import read
+
+    if not scorers:
+        return read(data, contract)
+    if contract != "scored":
+        raise UserError(f"--scorer makes mean_ref_logp, a column that {contract} rows do not have")
+    from trueup.selection.mean_likelihood import with_mean_logps
+
+    models = [functools.partial(opened, each) for each in scorers]
+    return with_mean_logps(read(data, "completions"), models)
 
 
 def is_main_process() -> bool:

@@ -29,6 +29,7 @@ def audit(
     resume: bool = False,
     device: str = "auto",
     dtype: str = "auto",
+    heads: Mapping[str, float] | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> AuditRun:
@@ -38,14 +39,15 @@ def audit(
             of them, or a mapping from an audit's name to its own; settings are fields of the
             audits, such as `level=0.9`, and go to each audit that has the field; out is the run
             folder to write, None keeps everything in memory; resume goes on with an unfinished
-            one.
+            one; heads mixes the output heads of a model trained for several objectives,
+            {"honest": 0.7, ...}.
     Raises: UserError where a name, a setting, the data, the model or the folder is wrong, before
             anything is measured.
     """
     chosen = chosen_audits(audits, settings)
     jobs = [job_of(each, data) for each in chosen]
-    lm = opened(model, device=device, dtype=dtype)
-    asked = Asked(lm, jobs, seed)
+    lm = opened(model, device=device, dtype=dtype, heads=heads)
+    asked = Asked(lm, jobs, seed, heads or {})
     if out is None:
         return _in_memory(asked, progress or ignored)
     return _in_folder(asked, Path(out), resume, progress or ignored)
@@ -95,21 +97,23 @@ class Job:
 
 @dataclass(frozen=True)
 class Asked:
-    """A whole command: which model, which audits on which data."""
+    """A whole command: which model, mixed from which heads, which audits on which data."""
 
     model: "Model"
     jobs: list[Job]
     seed: int
+    heads: Mapping[str, float]
 
     def facts(self) -> dict[str, Any]:
         """What a run keeps of the command, by the names of `Run.create`."""
         from trueup.files import content_hash
 
         settings = {job.audit.name: asdict(cast(Any, job.audit)) for job in self.jobs}
+        mixed = {"heads": dict(self.heads)} if self.heads else {}
         return {
             "model": self.model.name,
             "model_hash": self.model.fingerprint,
-            "arguments": {"audits": settings, "device": self.model.device.type},
+            "arguments": {"audits": settings, "device": self.model.device.type, **mixed},
             "data": [job.table.source for job in self.jobs],
             "data_hash": content_hash(*(job.table.hash for job in self.jobs)),
             "seed": self.seed,

@@ -79,6 +79,7 @@ def generate(
     resume: bool = False,
     device: str = "auto",
     dtype: str = "auto",
+    heads: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Generation:
     """Sample completions of every prompt.
@@ -86,7 +87,8 @@ def generate(
     Fields: prompts is a file or data set with the column `prompt` (or `messages`), a text, or a
             list of texts; decoder "sample", the default, is the only one so far; temperature 0 is
             greedy, top_k 0 and top_p 1 cut nothing off; out is the run folder to write, in it
-            samples.jsonl; resume goes on with an unfinished one.
+            samples.jsonl; resume goes on with an unfinished one; heads mixes the output heads of a
+            model trained for several objectives, {"honest": 0.7, ...}.
     Edges:  the same seed gives the same samples whatever the order of the prompts; a prompt that
             stands twice gets other samples the second time.
     Raises: UserError where a setting or the data is wrong or a prompt leaves no room, before
@@ -106,9 +108,9 @@ def generate(
         seed=seed,
     )
     table = _table(prompts)
-    lm = opened_causal(model, device=device, dtype=dtype)
+    lm = opened_causal(model, device=device, dtype=dtype, heads=heads)
     _check_room(lm, table, sampling)
-    job = Job(lm, table, sampling)
+    job = Job(lm, table, sampling, heads or {})
     if out is None:
         rows = [row for rows, _ in job.sampled(set(), progress or ignored) for row in rows]
         return job.generation(rows, None)
@@ -127,11 +129,12 @@ def sampling_of(settings: Mapping[str, Any]) -> "Sampling":
 
 @dataclass(frozen=True)
 class Job:
-    """What is sampled from which prompts."""
+    """What is sampled from which prompts; heads are the weights by which the model was mixed."""
 
     model: "LanguageModel"
     table: "Table"
     sampling: "Sampling"
+    heads: Mapping[str, float]
 
     def settings(self) -> dict[str, Any]:
         """The sampling's settings as JSON holds them; the seed is one of them."""
@@ -195,10 +198,11 @@ def _in_folder(job: Job, out: Path, resume: bool, progress: Progress) -> Generat
 
     from trueup.files import write_text
 
+    mixed = {"heads": dict(job.heads)} if job.heads else {}
     with run_folder(
         out,
         verb="generate",
-        arguments={**job.settings(), "device": job.model.device.type},
+        arguments={**job.settings(), "device": job.model.device.type, **mixed},
         seed=job.sampling.seed,
         model=job.model.name,
         model_hash=job.model.fingerprint,

@@ -1,5 +1,6 @@
 """Rankers by what the user calls them: a reward that sorts, or a chat model that is asked."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +38,13 @@ class RewardRanker:
 
     def __call__(
         self, prompt: Any, responses: Sequence[str], demonstrations: "Sequence[Demonstration]"
-    ) -> list[int]:
-        """Positions, the highest reward first."""
-        from trueup.models.reward import checked
+    ) -> list[int] | None:
+        """Positions, the highest reward first; None where a reward is NaN, which has no place."""
+        from trueup.models.reward import rewards_of
 
-        values = self.reward([str(prompt)] * len(responses), responses)
-        numbers = checked(values, len(responses), self.identity)
+        numbers = rewards_of(self.reward, [str(prompt)] * len(responses), responses)
+        if any(math.isnan(number) for number in numbers):
+            return None
         return sorted(range(len(responses)), key=lambda place: -numbers[place])
 
 

@@ -18,6 +18,7 @@ from trueup.cli.options import (
     Settings,
     settings_of,
 )
+from trueup.errors import UserError
 
 EXAMPLE = (
     "Example: trueup align my-model --objective rpo --data prefs.jsonl --set beta=0.1 --out tuned"
@@ -85,6 +86,14 @@ def align(
             "--ranker", metavar="NAME", help="Orders own samples: URL#MODEL, or as --reward."
         ),
     ] = None,
+    scorer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scorer",
+            metavar="MODEL",
+            help="Makes the column mean_ref_logp (poft); repeatable: the mean over models.",
+        ),
+    ] = None,
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -95,6 +104,7 @@ def align(
     """Train a model by an objective; --out becomes a transformers folder."""
     chosen = settings_of(settings)
     with printing.working() as progress:
+        _check_known(objective)
         from trueup.api.aligning import align as train
         from trueup.api.aligning import is_main_process
 
@@ -109,6 +119,7 @@ def align(
             teacher=teacher,
             ref_teacher=ref_teacher,
             ranker=ranker,
+            scorers=scorer or (),
             resume=resume,
             seed=seed,
             device=device,
@@ -118,6 +129,16 @@ def align(
         )
     if is_main_process():
         _show(out, as_json=as_json)
+
+
+def _check_known(objective: str) -> None:
+    """Raise UserError, with the way to the list, where no objective of this name can be made."""
+    from trueup.objectives import objective as made
+
+    try:
+        made(objective)
+    except UserError as error:
+        raise UserError(f"{error}; `trueup align --objective help` shows them all") from error
 
 
 def _show(out: Path, *, as_json: bool) -> None:

@@ -10,11 +10,13 @@ from trueup.cli.options import (
     Device,
     Dtype,
     FailIf,
+    Heads,
     Model,
     OptionalOut,
     Resume,
     Seed,
     Settings,
+    heads_of,
     settings_of,
 )
 from trueup.errors import UserError
@@ -46,6 +48,7 @@ def audit(
     ] = None,
     out: OptionalOut = None,
     settings: Settings = None,
+    heads: Heads = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -54,7 +57,7 @@ def audit(
     fail_if: FailIf = None,
 ) -> None:
     """Measure where a model leans: every number with its interval and n."""
-    chosen = settings_of(settings)
+    chosen, weights = settings_of(settings), heads_of(heads)
     expression = None if fail_if is None else gate.parse(fail_if, gate.ESTIMATE_FUNCTIONS)
     sources = data_of(audits, data or [])
     if resume and out is None:
@@ -75,6 +78,7 @@ def audit(
             resume=resume,
             device=device,
             dtype=dtype,
+            heads=weights,
             progress=progress,
         )
     outcome = None if expression is None else expression.check(run.as_dict()["estimates"])

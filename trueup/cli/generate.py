@@ -5,7 +5,17 @@ from typing import Annotated
 import typer
 
 from trueup.cli import printing
-from trueup.cli.options import AsJson, Device, Dtype, Model, OptionalOut, Resume, Seed
+from trueup.cli.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Heads,
+    Model,
+    OptionalOut,
+    Resume,
+    Seed,
+    heads_of,
+)
 from trueup.errors import UserError
 
 EXAMPLE = "Example: trueup generate my-model --prompts prompts.jsonl --n 4 > samples.jsonl"
@@ -43,6 +53,7 @@ def generate(
         list[str] | None,
         typer.Option("--stop", metavar="TEXT", help="End a sample before this text; repeatable."),
     ] = None,
+    heads: Heads = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -50,6 +61,7 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Sample completions; one JSON object per line on stdout, and in --out."""
+    weights = heads_of(heads)
     if resume and out is None:
         raise UserError("--resume needs the --out of the run to go on with")
     with printing.working() as progress:
@@ -70,6 +82,7 @@ def generate(
             resume=resume,
             device=device,
             dtype=dtype,
+            heads=weights,
             progress=progress,
         )
     if as_json:

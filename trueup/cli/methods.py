@@ -34,7 +34,10 @@ def methods(
     ] = None,
     as_json: AsJson = False,
     with_base: Annotated[
-        bool, typer.Option("--base", help="In --json, the methods without a number as well.")
+        bool,
+        typer.Option(
+            "--base", help="In --json without --stage, the methods without a number as well."
+        ),
     ] = False,
 ) -> None:
     """List the methods, or those that hold every word of the query."""
@@ -43,7 +46,7 @@ def methods(
     if stage is not None:
         check_choice(get_args(catalog.Stage), stage=stage)
     words = " ".join(query or ())
-    entries = catalog.search(words, base=with_base or not as_json)
+    entries = catalog.search(words, base=with_base or stage is not None or not as_json)
     found = [entry for entry in entries if stage in (None, entry.stage)]
     if as_json:
         printing.show_json([entry.as_dict() for entry in found])

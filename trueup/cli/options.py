@@ -1,6 +1,6 @@
 """Options that several verbs share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +27,12 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; repeatable."),
 ]
+Heads = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--heads", metavar="NAME=WEIGHT", help="Mix the heads of a mah-dpo model; repeatable."
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Where chance starts.")]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[
@@ -50,13 +56,38 @@ def settings_of(words: Sequence[str] | None) -> dict[str, str]:
 
     Raises: UserError where a word has no `=`, or a key stands twice.
     """
+
+    def field(key: str) -> str:
+        return key.replace("-", "_")
+
+    return _pairs("--set", words or (), "a value such as beta=0.1", field)
+
+
+def heads_of(words: Sequence[str] | None) -> dict[str, float]:
+    """The `--heads NAME=WEIGHT` words as a mapping.
+
+    Raises: UserError where a word has no `=`, a weight is no number, or a name stands twice.
+    """
+    found = {}
+    for name, text in _pairs("--heads", words or (), "a weight such as helpful=0.7", str).items():
+        try:
+            found[name] = float(text)
+        except ValueError:
+            raise UserError(f"--heads {name} must be a number, got {text!r}") from None
+    return found
+
+
+def _pairs(
+    option: str, words: Sequence[str], wanted: str, named: Callable[[str], str]
+) -> dict[str, str]:
+    """The words NAME=VALUE of an option, no name twice."""
     found: dict[str, str] = {}
-    for word in words or ():
+    for word in words:
         key, sign, value = word.partition("=")
-        key = key.strip().replace("-", "_")
+        key = named(key.strip())
         if not (key and sign):
-            raise UserError(f"--set needs a name, '=' and a value such as beta=0.1, got {word!r}")
+            raise UserError(f"{option} needs a name, '=' and {wanted}, got {word!r}")
         if key in found:
-            raise UserError(f"--set {key} is given twice, {found[key]!r} and {value!r}")
+            raise UserError(f"{option} {key} is given twice, {found[key]!r} and {value!r}")
         found[key] = value
     return found

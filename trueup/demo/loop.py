@@ -38,6 +38,8 @@ ALIGNMENT: dict[str, Any] = {
     "epochs": 3,
     "batch_size": 32,
     "learning_rate": 5e-4,
+    "eval_every": 33,  # of 165 steps
+    "monitor": True,
 }
 KINDS = {"leaning": LEANING_JOBS, "anchor": ANCHOR_JOBS, "control": CONTROL_JOBS}
 
@@ -82,7 +84,8 @@ def run_demo(
         )
         run.write_metrics([estimate for estimate in after.estimates if estimate.n])
         run.write_comparison(rows)
-        told = {"guards": [guard.as_dict() for guard in guards], "notes": NOTES}
+        notes = [*NOTES, *(Run.open(out / "aligned").info["notes"] if rows else ())]
+        told = {"guards": [guard.as_dict() for guard in guards], "notes": notes}
         run.finish("done", extra=told | {"page": page(result, world)})
     report_run(out)
     return replace(result, seconds=time.monotonic() - started)

@@ -91,6 +91,12 @@ class MultiHead(nn.Module):
             hidden = torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1)
         return selected_logps(hidden, weight, source, target)
 
+    def logits(self, number: int, hidden: Tensor) -> Tensor:
+        """All logits of one head, [S, D] -> [S, V]."""
+        bias = self.biases[number] if len(self.biases) else None
+        weight = self.weights[number]
+        return nn.functional.linear(hidden.to(weight.dtype), weight, bias)
+
     @torch.no_grad()
     def merged_head(self, weights: Tensor) -> nn.Linear:
         """One head whose logits are the heads' mixed by `weights` [H], normalised to sum 1."""

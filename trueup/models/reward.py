@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import inspect
 import re
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ from typing import Any, Protocol
 import torch
 import transformers
 
-from trueup.errors import UserError
+from trueup.errors import TrueupError, UserError
 from trueup.models.fingerprint import Fingerprint
 from trueup.models.loading import check_source, pick_device, read_tokenizer, read_weights
 
@@ -58,6 +59,25 @@ def reward_identity(reward: Any) -> str:
     except (OSError, TypeError):
         text = ""
     return f"{name} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def rewards_of(reward: Reward, prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+    """The reward of every completion, as `checked` has them.
+
+    Raises: UserError also where the reward itself fails, with the line on which it did.
+    """
+    name = reward_identity(reward).split()[0]
+    try:
+        values = reward(prompts, completions)
+    except TrueupError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        told = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"reward {name}: failed at {last.filename}:{last.lineno} ({told})"
+        ) from error
+    return checked(values, len(completions), name)
 
 
 def checked(values: Sequence[float], count: int, name: str) -> list[float]:

@@ -151,10 +151,16 @@ def _picked(model: Any, hidden: Tensor, packed: Packed) -> Tensor:
 
 def token_logps_from_logits(model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
     """The same through the model's own forward pass, for heads that do more than one product."""
-    output = architecture.causal_model(model)(**_inputs(model, packed))
-    logits = output.logits[packed.head_rows, packed.head_columns].float()
+    logits = head_logits_of_own_pass(model, packed).float()
     picked = torch.log_softmax(logits, dim=-1)[packed.source, packed.target]
     return _by_completion(picked, packed)
+
+
+def head_logits_of_own_pass(model: Any, packed: Packed) -> Tensor:
+    """The logits [S, V] of the model's own forward pass, all at once."""
+    output = architecture.causal_model(model)(**_inputs(model, packed))
+    logits: Tensor = output.logits[packed.head_rows, packed.head_columns]
+    return logits
 
 
 def head_inputs(model: Any, packed: Packed) -> Tensor:

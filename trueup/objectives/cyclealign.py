@@ -21,7 +21,7 @@ class CycleAlign:
 
     p_ij  = log pi(sample_ij) / length_ij
     rrhf  : loss_i = sum over pairs, j ranked above k, of max(0, p_ik - p_ij) + sft_weight * nll_i
-    pro   : loss_i = -sum over ranks m of log softmax(temperature * p_i)_m among ranks m and below
+    pro   : loss_i = -sum over ranks m of log softmax(spread * p_i)_m among ranks m and below
                      + sft_weight * nll_i
     nll_i = -log pi(best ranked sample of i)
 
@@ -30,7 +30,7 @@ class CycleAlign:
 
     Units:  p in nats per token, nll in nats, a sum over tokens.
     Fields: samples K >= 2, 3 to 6; sft_weight >= 0, None for 1 with rrhf and 0.05 with pro;
-            temperature > 0 widens the small differences of pro, and stays 1 with rrhf.
+            spread > 0 widens the small differences of pro, and stays 1 with rrhf.
     Edges:  a rank of -1, which stands behind the others, counts nothing; a row with fewer than two
             ranks weighs 0; equal p have no gradient in rrhf, and a right order none but nll's.
     Raises: UserError where a field leaves its range.
@@ -44,7 +44,7 @@ class CycleAlign:
     samples: int = 4
     ranking_loss: RankingLoss = "rrhf"
     sft_weight: float | None = None
-    temperature: float = 1.0
+    spread: float = 1.0
     name: ClassVar[str] = "cyclealign"
     data: ClassVar[Data] = "samples"
     source: ClassVar[str] = "prompts"
@@ -56,10 +56,10 @@ class CycleAlign:
         check_choice(SFT_WEIGHTS, ranking_loss=self.ranking_loss)
         if self.sft_weight is not None:
             check_at_least(0, sft_weight=self.sft_weight)
-        check_positive(temperature=self.temperature)
-        if self.ranking_loss == "rrhf" and self.temperature != 1:
+        check_positive(spread=self.spread)
+        if self.ranking_loss == "rrhf" and self.spread != 1:
             raise UserError(
-                f"temperature must be 1 with ranking_loss rrhf, got {self.temperature}; pro has one"
+                f"spread must be 1 with ranking_loss rrhf, got {self.spread}; pro has one"
             )
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
@@ -78,7 +78,7 @@ class CycleAlign:
             sample_lengths=lengths,
             ranking=ranking,
             sft_weight=sft_weight,
-            temperature=self.temperature,
+            temperature=self.spread,
         )
 
     def weights(self, batch: Mapping[str, Tensor]) -> Tensor:

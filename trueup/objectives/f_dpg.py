@@ -50,8 +50,8 @@ class FDPG(Unweighted):
     Units:  nats, sums over completion tokens.
     Fields: divergence, default js: forward-kl covers all of the target, reverse-kl picks its
             highest mode; beta > 0 of the target, 0.05 to 1; samples K, 256 and more where they can
-            be afforded; baseline, the row's plain mean, the sample itself included; clip >= 0
-            bounds |f'| and biases the gradient, 0 never clips.
+            be afforded; baseline, the row's plain mean, the sample itself included;
+            clip_pull >= 0 bounds |f'| and biases the gradient, 0 never clips.
     State:  running_log_z_sum and running_count [B] per prompt: log_z is the log of the mean of
             P / proposal over all samples of all rounds.
     Edges:  where the target is 0, f' is its limit; a row whose samples all are has no gradient
@@ -70,7 +70,7 @@ class FDPG(Unweighted):
     beta: float = 0.1
     samples: int = 16
     baseline: bool = True
-    clip: float = 0.0
+    clip_pull: float = 0.0
     target: Literal["reward", "constraint"] = "reward"
     name: ClassVar[str] = "f-dpg"
     data: ClassVar[Data] = "samples"
@@ -83,7 +83,7 @@ class FDPG(Unweighted):
         check_choice(("reward", "constraint"), target=self.target)
         check_positive(beta=self.beta)
         check_at_least(1, samples=self.samples)
-        check_at_least(0, clip=self.clip)
+        check_at_least(0, clip_pull=self.clip_pull)
         if self.target == "constraint" and self.divergence in NO_HARD_ZEROS:
             allowed = ", ".join(name for name in F_PRIME if name not in NO_HARD_ZEROS)
             raise UserError(
@@ -100,7 +100,7 @@ class FDPG(Unweighted):
             log_z=batch["log_z"],
             divergence=self.divergence,
             baseline=self.baseline,
-            clip=self.clip,
+            clip=self.clip_pull,
             sample_mask=batch["sample_mask"],
         )
 

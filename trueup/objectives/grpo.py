@@ -19,7 +19,7 @@ STEADY = 1e-4  # added to a group's standard deviation, as TRL does; the paper a
 class GRPO:
     """Group relative policy optimization: PPO's clipped ratio, with the group as its critic.
 
-    cost_kt   = -min(ratio_kt * advantage_k, clamp(ratio_kt, 1 - clip, 1 + clip) * advantage_k)
+    cost_kt   = -min(ratio_kt * advantage_k, clamp(ratio_kt, 1 - c, 1 + c) * advantage_k)
                 + beta * (exp(d_kt) - d_kt - 1)
     ratio_kt  = pi / proposal of token t,  d_kt = log ref - log pi of token t
     advantage = (reward - mean) / std over the prompt's K samples
@@ -30,7 +30,7 @@ class GRPO:
     `grpo_optimum` and not ref * exp(reward / beta).
 
     Units:  nats per token.
-    Fields: beta >= 0 of the KL to the reference; clip > 0; samples K, 4 to 64; scale divides by
+    Fields: beta >= 0 of the KL to the reference; clip_ratio > 0 is c; samples K, 4 to 64; scale divides by
             std, so that a prompt whose rewards hardly differ counts as much as one whose rewards
             differ widely. token-mean gives all tokens of a batch one weight, sequence-mean makes
             the tokens of a long sample cheap.
@@ -47,7 +47,7 @@ class GRPO:
     """
 
     beta: float = 0.04
-    clip: float = 0.2
+    clip_ratio: float = 0.2
     samples: int = 8
     scale: bool = True
     loss_type: LossType = "sequence-mean"
@@ -59,7 +59,7 @@ class GRPO:
 
     def __post_init__(self) -> None:
         check_at_least(0, beta=self.beta)
-        check_positive(clip=self.clip)
+        check_positive(clip_ratio=self.clip_ratio)
         check_at_least(2, samples=self.samples)
         check_choice(("sequence-mean", "token-mean"), loss_type=self.loss_type)
 
@@ -74,7 +74,7 @@ class GRPO:
             sample_token_mask=batch["sample_token_mask"],
             advantages=batch["advantages"],
             beta=self.beta,
-            clip=self.clip,
+            clip=self.clip_ratio,
             loss_type=self.loss_type,
         )
 

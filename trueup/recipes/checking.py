@@ -3,16 +3,21 @@
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trueup.errors import UserError, unknown_name
 from trueup.recipes.recipe import VERBS, Recipe, Source, Step, Verb
 from trueup.recipes.yaml_lines import Located, read_yaml
 
+if TYPE_CHECKING:
+    from trueup.objectives import Objective
+
 TOP = ("model", "out", "seed", "device", "dtype", "steps")
+MODELS = ("reference", "teacher", "ref_teacher")
+JUDGES = ("reward", "ranker")
 KEYS: dict[Verb, tuple[str, ...]] = {
     "audit": ("name", "audit", "model", "data", "set", "seed"),
-    "align": ("name", "align", "model", "data", "eval_data", "reference", "set", "seed"),
+    "align": ("name", "align", "model", "data", "eval_data", *MODELS, *JUDGES, "set", "seed"),
     "compare": ("name", "compare"),
     "generate": ("name", "generate", "model", "set", "seed"),
     "report": ("name", "report"),
@@ -131,19 +136,52 @@ class _Checker:
         if "data" not in parts:
             raise item.error("'data' is missing")
         settings = _settings(parts, lambda given: chosen_settings(name, given, seed))
-        contract = chosen_settings(name, {}, seed)[0].data
+        chosen = chosen_settings(name, settings, seed)[0]
+        helpers = {key: self.model_source(parts[key]) for key in MODELS if key in parts}
+        helpers |= {key: self._judge(parts[key], key) for key in JUDGES if key in parts}
+        _check_needs(item, chosen, {**helpers, "eval_data": parts.get("eval_data")})
+        contracts = {"data": getattr(chosen, "source", chosen.data), "eval_data": chosen.data}
         tables = {
-            key: self._table(parts[key], contract) for key in ("data", "eval_data") if key in parts
+            key: self._table(parts[key], contract)
+            for key, contract in contracts.items()
+            if key in parts
         }
         return {
             "methods": (name,),
             "model": self._own_model(item, parts),
-            "reference": self.model_source(parts["reference"]) if "reference" in parts else None,
+            "helpers": helpers,
             "data": {name: tables["data"]},
             "eval_data": tables.get("eval_data"),
             "settings": settings,
             "seed": seed,
         }
+
+    def _judge(self, value: Located, key: str) -> Source:
+        """A reward or ranker as the command line takes it, paths relative to the recipe."""
+        from trueup.models.reward import load_reward
+
+        text = _text(value, key)
+        kind, _, rest = text.partition(":")
+        if kind in ("http", "https") and key == "ranker":
+            if not text.partition("#")[2]:
+                raise value.error(f"ranker {text!r} names no model; write URL#MODEL")
+            return Source(text)
+        if text == "words":
+            return Source("", before=text)
+        if kind == "lexicon":
+            source = Source(str(self.folder / Path(rest).expanduser()), before="lexicon:")
+        elif kind.endswith(".py"):
+            source = Source(str(self.folder / Path(kind).expanduser()), after=f":{rest}")
+        else:
+            return self._classifier(value, text)
+        _checked(value, lambda: load_reward(source.words))
+        return source
+
+    def _classifier(self, value: Located, text: str) -> Source:
+        """A classifier's folder or hub id; what a step makes is none."""
+        if text in self.steps:
+            raise value.error(f"a classifier is wanted here, but step {text!r} makes none")
+        return self.model_source(value)
 
     def _generate(self, item: Located, parts: Mapping[str, Located]) -> dict[str, Any]:
         """What a generate step holds."""
@@ -243,6 +281,22 @@ def _mapping(item: Located, kind: str, known: tuple[str, ...]) -> dict[str, Loca
             text = str(unknown_name("key", name, known)).replace("no key", f"{kind} has no key")
             raise part.error(text)
     return item.value
+
+
+def _check_needs(item: Located, objective: "Objective", given: Mapping[str, Any]) -> None:
+    """Raise UserError where the step lacks what its objective needs, or has what it ignores."""
+    from trueup.training.runner import check_given
+
+    names = ("reward", "ranker", "teacher", "ref_teacher")
+    try:
+        check_given(
+            objective,
+            **{name: given.get(name) for name in names},
+            eval_rows=given["eval_data"],
+        )
+    except UserError as error:
+        keys = re.sub(r"--([a-z-]+)", lambda found: repr(found[1].replace("-", "_")), str(error))
+        raise item.error(keys) from error
 
 
 def _settings(

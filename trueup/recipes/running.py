@@ -125,7 +125,7 @@ def inputs_hash(recipe: Recipe, step: Step, journal: Journal) -> str:
         "dtype": recipe.dtype,
         "versions": [version(name) for name in ("trueup", "torch", "transformers", "tokenizers")],
         "sources": [_source_hash(source, journal) for source in step.sources],
-        "roles": [bool(step.reference), bool(step.eval_data), *step.data],
+        "roles": [bool(step.model), bool(step.eval_data), *step.helpers, *step.data],
     }
     return content_hash(json.dumps(plain(told), sort_keys=True))
 
@@ -142,10 +142,13 @@ def _source_hash(source: Source, journal: Journal) -> str:
     """What a step reads, by content; a hub id by its name."""
     if source.step is not None:
         return str(journal.steps[source.step]["outputs"])
+    if not source.text:
+        return source.words
     path = Path(source.text)
     if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
         return _model_hash(path)
-    return content_hash(path) if path.exists() else source.text
+    found = content_hash(path) if path.exists() else source.text
+    return source.before + found + source.after
 
 
 def _model_hash(folder: Path) -> str:
@@ -203,12 +206,15 @@ def _run(
     if step.verb == "align":
         from trueup.api import align
 
+        helpers: dict[str, Any] = {
+            name: _place(source, journal) for name, source in step.helpers.items()
+        }
         return align(
             model,
             step.methods[0],
             data=data[step.methods[0]],
             eval_data=None if step.eval_data is None else step.eval_data.text,
-            reference=None if step.reference is None else _place(step.reference, journal),
+            **helpers,
             **common,
             **step.settings,
         )
@@ -227,7 +233,7 @@ def _page(step: Step, journal: Journal) -> Path:
 
 def _place(source: Source, journal: Journal) -> str:
     """The folder of an earlier step, or what the recipe names."""
-    return source.text if source.step is None else str(journal.out / source.step)
+    return source.words if source.step is None else str(journal.out / source.step)
 
 
 def _named(progress: Progress, step: Step) -> Progress:

@@ -23,8 +23,9 @@ class ReportInput:
             truth by (metric, slice); explanations say what a metric is, by "audit.metric" or by
             "audit";
             guards hold name, value, low, high, limit, unit, tripped, explanation;
-            steps is the table of training steps; moved holds id, group, text, before, after,
-            change, in any order; notes are what a reader must know beside the numbers;
+            steps is the table of training steps, evaluations that of evaluations on held-out rows;
+            moved holds id, group, text, before, after, change, in any order; notes are what a
+            reader must know beside the numbers;
             settings, work, versions are shown as they are.
     """
 
@@ -40,6 +41,7 @@ class ReportInput:
     comparison: Sequence[Any] = ()
     guards: Sequence[Row] = ()
     steps: "pd.DataFrame | None" = None
+    evaluations: "pd.DataFrame | None" = None
     moved: "pd.DataFrame | None" = None
     notes: Sequence[str] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)

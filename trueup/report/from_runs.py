@@ -49,6 +49,7 @@ def report_run(run_folder: str | Path) -> Path:
         guards=[*run.info.get("guards", ()), *_displacement_guards(estimates)],
         notes=run.info.get("notes", ()),
         steps=_steps(run),
+        evaluations=_evaluations(run),
         settings=_settings(run),
         work=run.work(),
         versions=run.info.get("versions", {}),
@@ -103,6 +104,15 @@ def _steps(run: Run) -> "pd.DataFrame | None":
         return run.items() if _has_items(run) else None
     inner = run.path / "aligned"
     return _steps(Run.open(inner)) if (inner / "run.json").is_file() else None
+
+
+def _evaluations(run: Run) -> "pd.DataFrame | None":
+    """The evaluations during an alignment, or during the one that the run holds."""
+    import pandas as pd
+
+    folder = run.path if run.info["verb"] == "align" else run.path / "aligned"
+    file = folder / "training" / "evaluations.parquet"
+    return pd.read_parquet(file) if file.is_file() else None
 
 
 def _with_sides(report: ReportInput, run: Run) -> ReportInput:

@@ -39,6 +39,16 @@ CURVES = {  # columns of training steps that are drawn, with their titles
     "grad_norm": "Gradient norm",
 }
 MOST_CURVES = 4
+EVALUATION_CURVES = {  # the same of evaluations
+    "loss": "Loss",
+    "margin": "Margin of chosen over rejected, nats",
+    "chosen_change": "Change of ln P(chosen), nats",
+    "rejected_change": "Change of ln P(rejected), nats",
+    "chosen_likelihood": "ln P of wanted completions per token, nats",
+    "rejected_likelihood": "ln P of unwanted completions per token, nats",
+    "entropy_bits": "Entropy of the likeliest next tokens, bits",
+    "top_k_mass": "Probability of the likeliest next tokens",
+}
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -63,7 +73,11 @@ def sections(report: ReportInput) -> dict[str, Any]:
         "changes": _changes(comparison, estimates or before, report),
         "panels": _panels(estimates, before, report),
         "guards": [_guard(guard) for guard in report.guards],
-        "curves": _curves(report.steps),
+        "curves": _curves(report.steps, CURVES, MOST_CURVES, "step"),
+        "evaluation_curves": _curves(
+            report.evaluations, EVALUATION_CURVES, len(EVALUATION_CURVES), "evaluation"
+        ),
+        "n_evaluations": 0 if report.evaluations is None else len(report.evaluations),
         "n_steps": 0 if report.steps is None else len(report.steps),
         "moved": _moved(report.moved),
         "n_probes": 0 if report.moved is None else len(report.moved),
@@ -266,8 +280,10 @@ def _guard(guard: Mapping[str, Any]) -> Row:
     }
 
 
-def _curves(steps: "pd.DataFrame | None") -> list[Row]:
-    """The signals of the training that have numbers to draw."""
+def _curves(
+    steps: "pd.DataFrame | None", titles: Mapping[str, str], most: int, unit: str
+) -> list[Row]:
+    """The titled signals of the training that have numbers to draw, at most so many."""
     import pandas as pd
 
     if steps is None or not len(steps):
@@ -275,8 +291,8 @@ def _curves(steps: "pd.DataFrame | None") -> list[Row]:
     if "step" not in steps.columns:
         steps = steps.assign(step=range(1, len(steps) + 1))
     drawn: list[Row] = []
-    for column, title in CURVES.items():
-        if column not in steps.columns or len(drawn) == MOST_CURVES:
+    for column, title in titles.items():
+        if column not in steps.columns or len(drawn) == most:
             continue
         values = pd.to_numeric(steps[column], errors="coerce").astype(float)
         table = pd.DataFrame({"step": steps["step"], column: values})
@@ -284,7 +300,7 @@ def _curves(steps: "pd.DataFrame | None") -> list[Row]:
         if known.empty:
             continue
         first, last = wording.number(float(known.iloc[0])), wording.number(float(known.iloc[-1]))
-        label = f"{title} over {wording.plural(len(steps), 'step')}, from {first} to {last}."
+        label = f"{title} over {wording.plural(len(steps), unit)}, from {first} to {last}."
         picture = Markup(curves(table, column, label, NARROW))
         drawn.append({"title": title, "picture": picture})
     return drawn

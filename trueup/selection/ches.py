@@ -60,7 +60,11 @@ class Ches:
         Raises: UserError where a pair is longer than the model reads, a prompt has no tokens, or
                 the model's head reads something else than its last hidden state.
         """
-        values = _measured(lm, _groups(lm, read(rows, "pairs")))
+        return self.of_groups(lm, _groups(lm, read(rows, "pairs")))
+
+    def of_groups(self, lm: LanguageModel, groups: Sequence[Group]) -> Array:
+        """The same for pairs of tokens: a prompt with chosen and rejected each."""
+        values = _measured(lm, groups)
         return values[:, COLUMNS.index("ches_normalized" if self.length_normalize else "ches")]
 
     def kept(self, scores: ArrayLike, keep: float) -> list[int]:

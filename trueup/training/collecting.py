@@ -14,7 +14,7 @@ from trueup.errors import InterruptedRun, UserError
 from trueup.judging.ranking import DemoPool, Ranker, rank_with
 from trueup.models import Group, LanguageModel, Work
 from trueup.models.language_model import MAX_ROWS
-from trueup.models.reward import Reward, checked, reward_identity
+from trueup.models.reward import Reward, reward_identity, rewards_of
 from trueup.models.sampling import Sample, Sampling, sample_prompts
 from trueup.objectives import Objective
 from trueup.objectives.protocol import ROLES, Collecting, Data
@@ -113,10 +113,10 @@ class Collector:
             for index, several in zip(indices, samples, strict=True)
             for _ in several
         ]
-        name = reward_identity(self.judges.reward).split()[0]
-        values = torch.tensor(checked(self.judges.reward(texts, flat), len(flat), name))
+        values = torch.tensor(rewards_of(self.judges.reward, texts, flat))
         if self.objective.data == "samples" and not torch.isfinite(values).all():
             place = self.prompts.table.place(indices[0])
+            name = reward_identity(self.judges.reward).split()[0]
             raise UserError(f"reward {name}: is not finite for a sample of {place} or later")
         return values.reshape(len(samples), -1)
 

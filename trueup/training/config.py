@@ -31,7 +31,12 @@ class TrainingConfig:
             accelerate's (`tensorboard`, ...). Of objectives on own samples: max_new_tokens,
             temperature, top_k and top_p are those of sampling; round_prompts is how many prompts
             are sampled before the updates on them, None as many as a batch has; round_epochs is
-            how often those updates go over a round's samples.
+            how often those updates go over a round's samples. monitor measures at every evaluation
+            top-k entropy in bits and top-k mass (k is monitor_k) of the next-token distributions at
+            the positions that predict the wanted completion (chosen; completions; those labelled
+            true), in one more pass over these, and the likelihood per token of wanted and unwanted
+            completions; notes tell what the detector of over-optimisation finds in them, and how
+            much displacement the training pairs risk (`ches`).
     Raises: UserError where a field leaves its range.
     """
 
@@ -67,10 +72,13 @@ class TrainingConfig:
     top_p: float = 1.0
     round_prompts: int | None = None
     round_epochs: int = 1
+    monitor: bool = False
+    monitor_k: int = 10
 
     def __post_init__(self) -> None:
         check_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
         check_at_least(1, max_new_tokens=self.max_new_tokens, round_epochs=self.round_epochs)
+        check_at_least(1, monitor_k=self.monitor_k)
         check_at_least(0, temperature=self.temperature, top_k=self.top_k)
         check_between(0, 1, top_p=self.top_p)
         for name in ("steps", "token_budget", "early_stopping", "round_prompts"):

@@ -11,6 +11,7 @@ from trueup.objectives import Objective
 from trueup.training.config import TrainingConfig
 from trueup.training.examples import Examples, Limit, held_out, objective_names, tokenize
 from trueup.training.in_context import tokenize_in_context
+from trueup.training.monitoring import check_monitored
 
 Rows = Table | Iterable[Mapping[str, Any]]
 
@@ -71,6 +72,12 @@ def training_data(
         raise UserError(
             f"eval_every is {config.eval_every}, but there are no evaluation rows; give some or "
             "set eval_fraction"
+        )
+    if config.monitor:
+        check_monitored(kind, objective.name)
+    if eval_table is None and config.monitor:
+        raise UserError(
+            "monitor measures evaluation rows, but there are none; give some or set eval_fraction"
         )
     limit = limit_of(lm, config)
     names = objective_names(table) if kind == "routed" else []

@@ -1,5 +1,6 @@
 """Rows as token ids: what the engine trains on, cut to length by one policy for all models."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trueup.data import Table
+from trueup.data import Row, Table
 from trueup.errors import UserError
 from trueup.files import content_hash
 from trueup.models import Group, LanguageModel
@@ -178,13 +179,13 @@ def tokenize(
 def _known_of_rows(table: Table, kind: Data, names: Sequence[str]) -> list[dict[str, Any]]:
     """What the rows say beside their texts, by the batch's keywords."""
     if kind == "labelled":
-        has_weights = all(row.get("density_weights") is not None for row in table)
+        labels: list[dict[str, Any]] = [{"labels": bool(row["label"])} for row in table]
+        if all(row.get("density_weights") in (None, "") for row in table):
+            return labels
+        weights = [_density_weight(row, table.place(index)) for index, row in enumerate(table)]
         return [
-            {
-                "labels": bool(row["label"]),
-                **({"density_weights": float(row["density_weights"])} if has_weights else {}),
-            }
-            for row in table
+            {**label, "density_weights": weight}
+            for label, weight in zip(labels, weights, strict=True)
         ]
     if kind == "scored":
         return [{"mean_ref_logps": float(row["mean_ref_logp"])} for row in table]
@@ -202,6 +203,20 @@ def _known_of_rows(table: Table, kind: Data, names: Sequence[str]) -> list[dict[
             for row in table
         ]
     return [{} for _ in table]
+
+
+def _density_weight(row: Row, place: str) -> float:
+    """What a row says of its prompt's weight, 1 where it says nothing."""
+    value = row.get("density_weights")
+    if value in (None, ""):
+        return 1.0
+    try:
+        weight = float(value)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise UserError(f"{place}: 'density_weights' must be a number from 0 up, got {value!r}")
+    return weight
 
 
 def objective_names(table: Table) -> list[str]:

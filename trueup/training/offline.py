@@ -19,6 +19,7 @@ from trueup.training.examples import mismatched
 from trueup.training.guards import guards
 from trueup.training.losses import Batch
 from trueup.training.model_card import write_model_card
+from trueup.training.monitoring import Monitor, ches_note, overoptimisation_note
 from trueup.training.policy import Policy
 from trueup.training.reference import Reference, reference_logps
 from trueup.training.result import TrainingResult
@@ -34,6 +35,8 @@ class OfflineSession(Session):
     reference: Reference
     teachers: Teachers | None
     taught: dict[str, Tensor]
+    monitor: Monitor | None = None
+    risk: str | None = None  # of displacement, of the pairs before the first step
 
     def prepare(
         self,
@@ -62,7 +65,26 @@ class OfflineSession(Session):
         self.state.work.add(**self.reference.work.as_dict())
         self.taught = self._teacher_logps(objective, policy)
         self.loop = self.make_loop(objective, policy)
+        if self.config.monitor:
+            self._start_monitor(objective, policy)
         self.restore()
+
+    def _start_monitor(self, objective: Objective, policy: Policy) -> None:
+        """Score the pairs of the model before its first step, and get ready to measure."""
+        examples = self.data.evaluation
+        assert examples is not None
+        frozen, k = self.loop.frozen, self.config.monitor_k
+        self.monitor = Monitor(frozen, self.processes, examples, k)
+        if objective.data == "pairs" and self.processes.is_main:
+            self.risk = ches_note(policy.source, self.data.train, self.state.work)
+
+    def _notes(self) -> list[str]:
+        """Remarks on the data, and what the monitor found."""
+        notes = self.data.notes()
+        if self.monitor is not None:
+            notes += [overoptimisation_note(self.state.evaluations)]
+            notes += [] if self.risk is None else [self.risk]
+        return notes
 
     def _teacher_logps(self, objective: Objective, policy: Policy) -> dict[str, Tensor]:
         """The teacher's log-probabilities of whole completions, where they rank subsets."""
@@ -123,7 +145,7 @@ class OfflineSession(Session):
             guards=guards(self.data.train.kind, self.items) if evaluations else [],
             work=self.state.work,
             best_step=best,
-            notes=self.data.notes(),
+            notes=self._notes(),
         )
 
     def _after_step(self, *, wants_stop: bool) -> None:
@@ -145,6 +167,8 @@ class OfflineSession(Session):
             return
         step, state = self.state.step, self.state
         row, self.items = self._evaluation(step, state)
+        if self.monitor is not None:
+            row |= self.monitor.measured(self.items, state.work)
         state.evaluations.append(row)
         self.processes.track({f"eval_{name}": value for name, value in row.items()}, step)
         if self.config.early_stopping is None:

@@ -137,6 +137,8 @@ class OnlineSession(Session):
                 self.say(self.state.rows[-1]["loss"], began, first)
             self.state.round += 1
             self.state.place = 0
+        if not self.state.rows:
+            raise UserError("no round kept a sample; mend the reward, or what the objective keeps")
 
     def result(self) -> TrainingResult:
         """What the rounds gave: the tables, and what became of the reward."""
@@ -151,7 +153,7 @@ class OnlineSession(Session):
             items=items,
             guards=self._guards(items),
             work=self.state.work,
-            notes=self.prompts.notes(),
+            notes=[*self.prompts.notes(), *self._empty_rounds(items)],
         )
 
     def finish(self, result: TrainingResult, settings: Mapping[str, Any]) -> None:
@@ -194,7 +196,8 @@ class OnlineSession(Session):
             )
         except InterruptedRun:
             self.stop()
-        save_round(path, found)
+        if len(found.examples):
+            save_round(path, found)
         write_table(path.with_suffix(".parquet"), table)
         return found
 
@@ -233,6 +236,14 @@ class OnlineSession(Session):
         self.state.work.add(**of_reference.policy.work.as_dict())
         save_tensors(path, {"rewards": rewards})
         self.collector.calibration = rewards
+
+    def _empty_rounds(self, items: pd.DataFrame) -> list[str]:
+        """A note where rounds kept no sample."""
+        if "kept" not in items:
+            return []
+        empty = int((~items.groupby("round")["kept"].any()).sum())
+        told = f"{empty} of {len(self.rounds)} rounds kept no sample and taught nothing"
+        return [told] if empty else []
 
     def _guards(self, items: pd.DataFrame) -> list[Estimate]:
         """The reward before and after on the same prompts, with the same random numbers.

@@ -147,7 +147,13 @@ def check_given(
 
 
 def _check_sampling(objective: Objective, config: TrainingConfig) -> None:
-    """Raise UserError where samples would not be the policy's own, and the loss takes them so."""
+    """Raise UserError where a setting does not go with own samples, or makes them not its own."""
+    for name in ("eval_fraction", "eval_every", "early_stopping", "monitor"):
+        if isinstance(objective, Collecting) and getattr(config, name):
+            raise UserError(
+                f"{objective.name} trains on its own samples and is not evaluated on rows; leave "
+                f"{name} out, got {getattr(config, name):g}"
+            )
     plain = (config.temperature, config.top_k, config.top_p) == (1.0, 0, 1.0)
     if objective.data == "samples" and objective.needs.rewards and not plain:
         raise UserError(

@@ -59,7 +59,7 @@ class Scoring:
 
         Shapes: heads [C], the output head of each completion, None for the model's own.
         """
-        packed = replace(self._packed(families, work), heads=heads)
+        packed = replace(self.packed(families, work), heads=heads)
         with autocast(self.device, self.precision):
             table, mask, _ = self.scorer(packed.to(self.device))
         return table, mask
@@ -68,13 +68,13 @@ class Scoring:
         self, families: Sequence[Family], work: Work, teachers: Teachers, wanted: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The same, and the divergence from the teachers [C, T] of the wanted completions [C]."""
-        packed = self._packed(families, work).to(self.device)
+        packed = self.packed(families, work).to(self.device)
         with autocast(self.device, self.precision):
             compared = teachers.compare(packed, wanted, work)
             table, mask, divergence = self.scorer(packed, compared)
         return table, mask, divergence
 
-    def _packed(self, families: Sequence[Family], work: Work) -> Packed:
+    def packed(self, families: Sequence[Family], work: Work) -> Packed:
         """The families as rows, counted."""
         trees = [tree for family in families for tree in self.layout.trees(family)]
         packed = pack(trees, pad_id=self.pad_id)
