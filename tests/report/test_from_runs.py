@@ -112,7 +112,7 @@ def test_an_alignment_shows_its_evaluations_as_curves(tmp_path: Path) -> None:
     page = report_run(run.path).read_text()
     assert "Evaluations during training" in page
     assert "3 evaluations on the same held-out rows" in page
-    assert "Entropy of the likeliest next tokens, bits over 3 evaluations, from 2.00 to 1.50" in page
+    assert "likeliest next tokens, bits over 3 evaluations, from 2.000 to 1.500" in page
     assert "Probability of the likeliest" not in page
 
 

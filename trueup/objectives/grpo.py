@@ -30,10 +30,10 @@ class GRPO:
     `grpo_optimum` and not ref * exp(reward / beta).
 
     Units:  nats per token.
-    Fields: beta >= 0 of the KL to the reference; clip_ratio > 0 is c; samples K, 4 to 64; scale divides by
-            std, so that a prompt whose rewards hardly differ counts as much as one whose rewards
-            differ widely. token-mean gives all tokens of a batch one weight, sequence-mean makes
-            the tokens of a long sample cheap.
+    Fields: beta >= 0 of the KL to the reference; clip_ratio > 0 is c; samples K, 4 to 64; scale
+            divides by std, so that a prompt whose rewards hardly differ counts as much as one
+            whose rewards differ widely. token-mean gives all tokens of a batch one weight,
+            sequence-mean makes the tokens of a long sample cheap.
     Edges:  std is the sample's (K - 1), plus 1e-4; a group of equal rewards has advantages 0. Token
             tables of the proposal and the reference may be wider than the policy's.
     Raises: UserError where a field leaves its range.
