@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
+from trueup.data import Table
 from trueup.models import LanguageModel, Work
 from trueup.objectives import Objective
 from trueup.training.batches import Plan, dependent_batches
@@ -18,7 +19,6 @@ from trueup.training.distillation import Teachers
 from trueup.training.examples import mismatched
 from trueup.training.guards import guards
 from trueup.training.losses import Batch
-from trueup.training.model_card import write_model_card
 from trueup.training.monitoring import Monitor, ches_note, overoptimisation_note
 from trueup.training.policy import Policy
 from trueup.training.reference import Reference, reference_logps
@@ -225,22 +225,7 @@ class OfflineSession(Session):
             batches.append(Batch(evaluation, indices, known, ratios, groups, self.teachers, taught))
         return batches
 
-    def write_card(self, result: TrainingResult, settings: Mapping[str, Any]) -> None:
-        """The model card, still without audits."""
-        objective = dict(settings["objective"])
-        policy, table = self.loop.policy, self.data.table
-        write_model_card(
-            self.record.out,
-            method=objective.pop("name"),
-            arxiv=self.loop.objective.arxiv,
-            base_model=policy.source.name,
-            base_fingerprint=settings["model"],
-            data_source=table.source,
-            data_hash=table.hash,
-            rows=len(table),
-            objective=objective,
-            settings=settings["training"],
-            guards=result.guards,
-            is_adapter=policy.has_adapter,
-            notes=result.notes,
-        )
+    @property
+    def table(self) -> Table:
+        """The user's rows."""
+        return self.data.table

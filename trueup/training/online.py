@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from trueup.data import Table
 from trueup.errors import InterruptedRun, UserError
 from trueup.files import write_table
 from trueup.models import LanguageModel
@@ -21,7 +22,6 @@ from trueup.training.collecting import Collector, Judges, Round, load_round, sav
 from trueup.training.config import TrainingConfig, learning_rate
 from trueup.training.distillation import Teachers
 from trueup.training.losses import Batch
-from trueup.training.model_card import write_model_card
 from trueup.training.policy import Policy
 from trueup.training.prompts import Prompts
 from trueup.training.result import Progress, TrainingResult
@@ -276,22 +276,7 @@ class OnlineSession(Session):
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def write_card(self, result: TrainingResult, settings: Mapping[str, Any]) -> None:
-        """The model card, still without audits."""
-        objective = dict(settings["objective"])
-        policy, table = self.loop.policy, self.prompts.table
-        write_model_card(
-            self.record.out,
-            method=objective.pop("name"),
-            arxiv=self.loop.objective.arxiv,
-            base_model=policy.source.name,
-            base_fingerprint=settings["model"],
-            data_source=table.source,
-            data_hash=table.hash,
-            rows=len(table),
-            objective=objective,
-            settings=settings["training"],
-            guards=result.guards,
-            is_adapter=policy.has_adapter,
-            notes=result.notes,
-        )
+    @property
+    def table(self) -> Table:
+        """The user's rows."""
+        return self.prompts.table

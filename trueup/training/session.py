@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import pandas as pd
 import torch
 
+from trueup.data import Table
 from trueup.errors import InterruptedRun, UserError
 from trueup.models import LanguageModel
 from trueup.models.shared_prefix import PackedScorer
@@ -17,6 +18,7 @@ from trueup.training.checkpoints import State, Tensors
 from trueup.training.config import TrainingConfig
 from trueup.training.interrupts import Interrupts
 from trueup.training.loop import Loop
+from trueup.training.model_card import write_model_card
 from trueup.training.optimiser import make_optimiser, optimiser_tensors, restore_optimiser
 from trueup.training.policy import Policy
 from trueup.training.processes import Processes
@@ -74,13 +76,34 @@ class Session:
         """Save the model and the record."""
         if self.processes.is_main:
             self.record.save_model(result.model, self.loop.policy.heads)
-            self.write_card(result, settings)
+            self._write_card(result, settings)
             self.record.finish(settings, result)
         self.processes.wait()
 
-    def write_card(self, result: TrainingResult, settings: Mapping[str, Any]) -> None:
-        """The model card."""
+    @property
+    def table(self) -> Table:
+        """The user's rows."""
         raise NotImplementedError
+
+    def _write_card(self, result: TrainingResult, settings: Mapping[str, Any]) -> None:
+        """The model card, still without audits."""
+        objective = dict(settings["objective"])
+        policy, table = self.loop.policy, self.table
+        write_model_card(
+            self.record.out,
+            method=objective.pop("name"),
+            arxiv=self.loop.objective.arxiv,
+            base_model=policy.source.name,
+            base_fingerprint=settings["model"],
+            data_source=table.source,
+            data_hash=table.hash,
+            rows=len(table),
+            objective=objective,
+            settings=settings["training"],
+            guards=result.guards,
+            is_adapter=policy.has_adapter,
+            notes=result.notes,
+        )
 
     def save(self) -> None:
         """Write a checkpoint."""
