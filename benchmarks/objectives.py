@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2, help="each side's best of so many runs")
     parser.add_argument("--data", type=Path, default=HH if HH.is_file() else None)
+    parser.add_argument("--only", nargs="*", help="objectives, beside DPO")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -61,6 +62,7 @@ def main() -> None:
         name
         for name, kind in OBJECTIVES.items()
         if kind.data in MADE and not hasattr(kind, "source") and not kind.needs.teacher
+        if not arguments.only or name in (*arguments.only, "dpo")
     ]
     found: dict[str, list[tuple[float, int]]] = {name: [] for name in names}
     for _ in range(arguments.repeats):

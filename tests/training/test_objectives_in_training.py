@@ -186,3 +186,31 @@ def test_a_density_weight_that_is_none_is_told_with_its_row(
     labelled[3]["density_weights"] = value
     with pytest.raises(UserError, match="4: 'density_weights' must be a number from 0 up, got"):
         run("bco", labelled)
+
+
+def tokens(lm: LanguageModel, rows: list[dict[str, Any]]) -> list[tuple[list[int], list[int]]]:
+    groups = lm.encoder.groups(
+        [row["prompt"] for row in rows], [[row["completion"]] for row in rows], add_eos=True
+    )
+    return [(group.prompt, group.completions[0][:-1]) for group in groups]
+
+
+def test_examples_of_one_prompt_share_a_row(
+    run: Any, lm: LanguageModel, pairs: list[dict[str, Any]]
+) -> None:
+    """Both answers of a prompt with their labels cost what the pair does, and keep their losses."""
+    rows = [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        for row in pairs
+        for side in ("chosen", "rejected")
+    ]
+    labelled = run("bco", rows, out="labelled", steps=1, batch_size=24, shuffle=False)
+    paired = run("dpo", pairs, out="paired", steps=1, batch_size=12, shuffle=False)
+    assert labelled.work.trunk_tokens <= paired.work.trunk_tokens
+    apart = sum(len(p) + len(c) for p, c in tokens(lm, rows))
+    assert labelled.work.trunk_tokens < 2 * 0.8 * apart  # policy and reference
+    scores = lm.score(
+        [row["prompt"] for row in rows], [[row["completion"]] for row in rows], add_eos=True
+    )
+    mean = np.mean([row[0] for row in scores.logps])
+    assert labelled.steps["logps"].iloc[0] == pytest.approx(mean, abs=1e-4)

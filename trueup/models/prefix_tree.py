@@ -105,7 +105,8 @@ def families(groups: Sequence[Group], *, longest: int = FAMILY_LENGTH) -> list[l
     """Indices of groups that share a row because their prompts begin alike.
 
     A group joins the family of its neighbour in sorted order when at least FAMILY_SHARE of its
-    tokens are shared and the row stays within `longest`; else it begins a family of its own.
+    tokens are shared and the row stays within `longest`; else it begins a family of its own. With
+    the neighbour's very prompt it joins whatever the length, as completions of one group do.
     """
     result: list[list[int]] = []
     filled = 0
@@ -113,7 +114,7 @@ def families(groups: Sequence[Group], *, longest: int = FAMILY_LENGTH) -> list[l
     for index in sorted(range(len(groups)), key=lambda index: groups[index].prompt):
         group = groups[index]
         length, common = row_length(group), common_length(before, group.prompt)
-        fits = filled + length - common <= longest
+        fits = filled + length - common <= longest or group.prompt == before
         if result and fits and common >= FAMILY_SHARE * length:
             result[-1].append(index)
             filled += length - common

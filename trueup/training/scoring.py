@@ -1,6 +1,7 @@
 """Forward passes of the engine: families of groups in, log-probabilities out, work counted."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trueup.models import Group, LanguageModel, Work
-from trueup.models.prefix_tree import row_length
+from trueup.models.prefix_tree import Tree, row_length
 from trueup.models.shared_prefix import Layout, Packed, buckets, pack
 from trueup.training.config import Precision, TrainingConfig
 from trueup.training.distillation import Teachers
@@ -75,11 +76,46 @@ class Scoring:
         return table, mask, divergence
 
     def packed(self, families: Sequence[Family], work: Work) -> Packed:
-        """The families as rows, counted."""
-        trees = [tree for family in families for tree in self.layout.trees(family)]
+        """The families as rows, counted; completions in the families' order.
+
+        Examples of one prompt, such as its answers with their labels, share a row.
+        """
+        groups = [group for family in families for group in family]
+        rows, trees = self._rows(families, groups)
         packed = pack(trees, pad_id=self.pad_id)
         packed.count(work)
-        return packed
+        ends = list(itertools.accumulate(len(group.completions) for group in groups))
+        order = torch.tensor(
+            [
+                c
+                for row in rows
+                for i in row
+                for c in range(ends[i] - len(groups[i].completions), ends[i])
+            ]
+        )
+        lengths = torch.empty_like(packed.lengths).index_copy_(0, order, packed.lengths)
+        return replace(packed, completion=order[packed.completion], lengths=lengths)
+
+    def _rows(
+        self, families: Sequence[Family], groups: Sequence[Group]
+    ) -> tuple[list[list[int]], list[Tree]]:
+        """The numbers of the groups that share a row, and their trees.
+
+        Examples are put together only where that makes the padded table no larger.
+        """
+        starts = itertools.accumulate((len(family) for family in families), initial=0)
+        apart = [
+            list(range(start, start + len(family)))
+            for start, family in zip(starts, families, strict=False)
+        ]
+        choices = [apart]
+        if len(groups) == len(families):
+            choices.append(self.layout.families(groups))
+        made = [
+            (rows, [tree for row in rows for tree in self.layout.trees([groups[i] for i in row])])
+            for rows in choices
+        ]
+        return min(made, key=lambda pair: len(pair[1]) * max(map(len, pair[1])))
 
 
 def autocast(
