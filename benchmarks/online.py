@@ -32,10 +32,10 @@ BETA = 0.04
 def main() -> None:
     """Train with all sides, print a row per objective of ours."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=8, help="prompts per update")
+    parser.add_argument("--prompts", type=int, default=4, help="prompts per update")
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--updates", type=int, default=4)
+    parser.add_argument("--updates", type=int, default=2)
     parser.add_argument("--vocab-size", type=int, default=8192)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
