@@ -12,7 +12,13 @@ import torch
 from trueup.errors import UserError
 from trueup.models import LanguageModel
 from trueup.selection import Ches
-from trueup.training.monitoring import check_monitored, overoptimisation_note
+from trueup.training import TrainingConfig
+from trueup.training.monitoring import (
+    Monitor,
+    check_monitored,
+    good_so_far,
+    overoptimisation_note,
+)
 
 ADDED = ["entropy_bits", "top_k_mass", "chosen_likelihood", "rejected_likelihood"]
 
@@ -159,3 +165,55 @@ def test_monitoring_needs_rows_to_measure(run: Any, pairs: list[dict[str, Any]])
         check_monitored("dispreferred", "d2o")
     with pytest.raises(UserError, match="monitor_k must be at least 1"):
         run("dpo", pairs, steps=1, monitor_k=0)
+
+
+def evaluation(step: int, entropy: float, mass: float) -> dict[str, float]:
+    return {"step": step, "entropy_bits": entropy, "top_k_mass": mass}
+
+
+def test_the_last_good_evaluation_is_the_one_that_the_detector_suggests() -> None:
+    """Sheet 60, 7e: entropy turns after the fourth evaluation; the sign shows at the sixth."""
+    series = [2.0, 2.2, 2.4, 2.5, 2.45, 2.3, 2.1]
+    rows = [evaluation(step, entropy, 0.99) for step, entropy in enumerate(series)]
+    found = [good_so_far(rows[:end]) for end in range(1, len(rows) + 1)]
+    assert [good for good, _ in found] == [True] * 4 + [False] * 3
+    assert [stop for _, stop in found] == [0] * 5 + [1] * 2
+
+
+def test_leaking_mass_ends_training_too() -> None:
+    masses = [0.99, 0.985, 0.97, 0.95, 0.92]
+    rows = [evaluation(step, 2 + step / 10, mass) for step, mass in enumerate(masses)]
+    found = [good_so_far(rows[:end]) for end in range(1, len(rows) + 1)]
+    assert [good for good, _ in found] == [True, True, False, False, False]
+    assert [stop for _, stop in found] == [0, 0, 0, 1, 1]
+
+
+def test_training_stops_at_the_sign_and_keeps_the_good_weights(
+    run: Any, pairs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The series of 7e in place of what is measured: one evaluation a step, best at step 3."""
+    series = iter([2.0, 2.2, 2.4, 2.5, 2.45, 2.3, 2.1, 2.0])
+    monkeypatch.setattr(Monitor, "_statistics", lambda *_: (next(series), 0.99))
+    settings = {"eval_fraction": 0.25, "eval_every": 1, "monitor": True, "save_every": 2}
+    result = run("dpo", pairs, steps=20, monitor_stop=True, out="stopped", **settings)
+    assert (result.best_step, len(result.steps)) == (3, 5)
+    flat = iter([2.0] * 30)
+    monkeypatch.setattr(Monitor, "_statistics", lambda *_: (next(flat), 0.99))
+    calm = run("dpo", pairs, steps=5, monitor_stop=True, out="calm", **settings)
+    assert (calm.best_step, len(calm.steps)) == (None, 5)
+    assert calm.model.fingerprint != result.model.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"monitor_stop": True}, "monitor_stop needs evaluations that are monitored"),
+        (
+            {"monitor_stop": True, "monitor": True, "eval_every": 1, "early_stopping": 2},
+            "give one of them",
+        ),
+    ],
+)
+def test_settings_that_contradict_are_refused(settings: dict[str, Any], match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        TrainingConfig(**settings)

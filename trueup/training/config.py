@@ -36,7 +36,8 @@ class TrainingConfig:
             the positions that predict the wanted completion (chosen; completions; those labelled
             true), in one more pass over these, and the likelihood per token of wanted and unwanted
             completions; notes tell what the detector of over-optimisation finds in them, and how
-            much displacement the training pairs risk (`ches`).
+            much displacement the training pairs risk (`ches`). monitor_stop ends training once the
+            monitor shows over-optimisation, and keeps the weights of the last good evaluation.
     Raises: UserError where a field leaves its range.
     """
 
@@ -74,6 +75,7 @@ class TrainingConfig:
     round_epochs: int = 1
     monitor: bool = False
     monitor_k: int = 10
+    monitor_stop: bool = False
 
     def __post_init__(self) -> None:
         check_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
@@ -101,6 +103,13 @@ class TrainingConfig:
         check_choice(get_args(Schedule), schedule=self.schedule)
         check_choice(get_args(Precision), precision=self.precision)
         check_choice(get_args(Truncate), truncate=self.truncate)
+        if self.monitor_stop and not (self.monitor and self.eval_every):
+            raise UserError(
+                "monitor_stop needs evaluations that are monitored; set monitor=true "
+                "and eval_every to a number of steps"
+            )
+        if self.monitor_stop and self.early_stopping is not None:
+            raise UserError("early_stopping and monitor_stop keep other weights; give one of them")
         if self.early_stopping is not None and not self.eval_every:
             raise UserError("early_stopping needs evaluations; set eval_every to a number of steps")
 

@@ -23,8 +23,10 @@ from trueup.selection.ches import Ches
 from trueup.training.examples import Examples
 from trueup.training.monitors import is_paired
 from trueup.training.overoptimisation import (
+    MASS_TOLERANCE,
     OveroptimisationMetrics,
     Tolerances,
+    overoptimisation_flags,
     overoptimisation_report,
     top_k_entropy,
     top_k_mass,
@@ -113,6 +115,19 @@ def check_monitored(kind: Data, name: str) -> None:
     """Raise UserError where an objective's rows hold no completion that is to become likelier."""
     if ROLES[kind][0] in ("rejected", "sample"):
         raise UserError(f"{name} reads no wanted completions; leave monitor out")
+
+
+def good_so_far(evaluations: Sequence[Mapping[str, float]]) -> tuple[bool, int]:
+    """Whether the newest evaluation is the one to go back to, and 1 once over-optimisation shows.
+
+    It is while its entropy is the highest so far and no mass has left the top k: what the two signs
+    of `overoptimisation_flags` will suggest.
+    """
+    entropy = [row["entropy_bits"] for row in evaluations]
+    mass = [row["top_k_mass"] for row in evaluations]
+    flags = overoptimisation_flags(entropy, mass)
+    is_good = entropy[-1] >= max(entropy) and mass[-1] >= mass[0] - MASS_TOLERANCE
+    return is_good, int(flags.suggested_index is not None)
 
 
 def overoptimisation_note(evaluations: Sequence[Mapping[str, float]]) -> str:

@@ -19,7 +19,7 @@ from trueup.training.distillation import Teachers
 from trueup.training.examples import mismatched
 from trueup.training.guards import guards
 from trueup.training.losses import Batch
-from trueup.training.monitoring import Monitor, ches_note, overoptimisation_note
+from trueup.training.monitoring import Monitor, ches_note, good_so_far, overoptimisation_note
 from trueup.training.policy import Policy
 from trueup.training.reference import Reference, reference_logps
 from trueup.training.result import TrainingResult
@@ -131,6 +131,8 @@ class OfflineSession(Session):
         if evaluations and evaluations[-1]["step"] != self.state.step:
             self._evaluate()
         best = self.state.best_step
+        if self.config.monitor_stop and not self._has_stalled():
+            best = None  # nothing was wrong: the last weights stay
         if best is not None and best != self.state.step:
             policy.restore(self.record.checkpoints.best(best))
             self.items = pd.DataFrame()
@@ -171,19 +173,22 @@ class OfflineSession(Session):
             row |= self.monitor.measured(self.items, state.work)
         state.evaluations.append(row)
         self.processes.track({f"eval_{name}": value for name, value in row.items()}, step)
-        if self.config.early_stopping is None:
+        if self.config.monitor_stop:
+            is_better, state.waited = good_so_far(state.evaluations)
+        elif self.config.early_stopping is not None:
+            losses = {past["step"]: past["loss"] for past in state.evaluations[:-1]}
+            is_better = state.best_step is None or row["loss"] < losses[state.best_step]
+            state.waited = 0 if is_better else state.waited + 1
+        else:
             return
-        losses = {past["step"]: past["loss"] for past in state.evaluations[:-1]}
-        if state.best_step is None or row["loss"] < losses[state.best_step]:
-            state.best_step, state.waited = step, 0
+        if is_better:
+            state.best_step = step
             if self.processes.is_main:
                 self.record.checkpoints.save_best(step, self.loop.policy.weights())
-        else:
-            state.waited += 1
 
     def _has_stalled(self) -> bool:
-        """Whether early stopping ends the run here."""
-        patience = self.config.early_stopping
+        """Whether early stopping, or the monitor, ends the run here."""
+        patience = 1 if self.config.monitor_stop else self.config.early_stopping
         return patience is not None and self.state.waited >= patience
 
     def _training_batch(self, number: int) -> Batch:

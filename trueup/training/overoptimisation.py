@@ -20,6 +20,7 @@ from trueup.errors import UserError, check_at_least, check_between
 
 TOP_K = 10  # Shi et al. 2024, section 3
 BITS = math.log(2)
+MASS_TOLERANCE = 0.01  # half of it raises a false alarm in a tiny world
 
 
 class OveroptimisationMetrics(NamedTuple):
@@ -215,7 +216,7 @@ def overoptimisation_flags(
     entropy_bits: Sequence[float],
     mass: Sequence[float],
     entropy_tolerance: float = 0.02,
-    mass_tolerance: float = 0.01,
+    mass_tolerance: float = MASS_TOLERANCE,
     patience: int = 2,
     smoothing: float = 0.0,
 ) -> OveroptimisationFlags:
