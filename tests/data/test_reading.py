@@ -177,6 +177,7 @@ def test_contracts_are_the_ecosystems_columns() -> None:
     assert CONTRACTS == {
         "pairs": ("prompt", "chosen", "rejected"),
         "routed": ("prompt", "chosen", "rejected", "objective"),
+        "anchored": ("prompt", "chosen", "rejected", "baseline"),
         "traces": ("prompt", "chosen", "rejected", "chosen_no_think", "rejected_no_think"),
         "dispreferred": ("prompt", "rejected"),
         "labelled": ("prompt", "completion", "label"),

@@ -333,9 +333,7 @@ def test_offsets_that_point_outside_of_a_data_set_are_one_line(tmp_path: Path) -
 
 
 def test_an_unknown_contract_lists_the_known_ones() -> None:
-    with pytest.raises(
-        UserError, match=r"^no contract 'pair'; did you mean 'pairs'\? known: compl"
-    ):
+    with pytest.raises(UserError, match=r"^no contract 'pair'; did you mean 'pairs'\? known: anch"):
         read([GOOD], contract="pair")
 
 

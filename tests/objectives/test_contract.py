@@ -52,6 +52,10 @@ made = {
 BATCHES = {
     "pairs": pairs,
     "routed": BATCH | {"objective_ids": torch.tensor([0, 1, 1, 0])},
+    "anchored": BATCH | {
+        "baseline_logps": row(-11.0, -28.0, -9.0, -20.0),
+        "baseline_lengths": row(9, 24, 7, 18),
+    },
     "traces": BATCH
     | {name.replace("chosen", "empty_chosen").replace("rejected", "empty_rejected"): value + 0.25
        for name, value in BATCH.items() if not name.startswith("ref_")}

@@ -20,7 +20,14 @@ from tests.proofs.dpo_family import (
 )
 from tests.proofs.trl_peer import dpo_trainer_loss
 from trueup.objectives.dpo import DPO, dpo_loss
-from trueup.objectives.rpo import RPO, RPOTRL, RPOMean, rpo_loss, rpo_two_response_optimum
+from trueup.objectives.rpo import (
+    RPO,
+    RPOTRL,
+    RPOBaseline,
+    RPOMean,
+    rpo_loss,
+    rpo_two_response_optimum,
+)
 from trueup.worlds.enumerable import EnumerableWorld
 
 # a) the sheet's numbers
@@ -126,7 +133,7 @@ def test_the_mean_form_asks_for_lengths() -> None:
 def test_a_baselines_likelihood_leaves_the_chosen_tokens_to_dpo() -> None:
     batch = leaves(SUMS)
     baseline = row(-3, -4, -5, -6).requires_grad_(True)
-    loss = RPO(eta=0.5).loss(batch | {"baseline_logps": baseline})
+    loss = RPOBaseline(eta=0.5).loss(batch | {"baseline_logps": baseline})
     to_chosen, to_baseline = slopes(loss, batch["chosen_logps"], baseline)
     assert torch.allclose(to_chosen, paper_slopes(0)[0], atol=1e-15)
     assert torch.allclose(to_baseline, row(-0.05).expand(4), atol=1e-15)

@@ -36,6 +36,11 @@ def routed(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
+def anchored(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**row, "baseline": f"perhaps {n}"} for n, row in enumerate(pairs)]
+
+
+@pytest.fixture
 def traces(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every third row has no pair without a trace."""
     return [

@@ -17,7 +17,10 @@ from trueup.objectives import OBJECTIVES, Needs
 from trueup.training import TrainingConfig
 from trueup.training.batches import Plan
 
-ROWS = {name: name for name in ("pairs", "routed", "traces", "labelled", "completions", "scored")}
+ROWS = {
+    name: name
+    for name in ("pairs", "routed", "anchored", "traces", "labelled", "completions", "scored")
+}
 OFFLINE = sorted(
     name
     for name, kind in OBJECTIVES.items()

@@ -13,6 +13,7 @@ from trueup.data.table import Row
 CONTRACTS: dict[str, tuple[str, ...]] = {
     "pairs": ("prompt", "chosen", "rejected"),
     "routed": ("prompt", "chosen", "rejected", "objective"),
+    "anchored": ("prompt", "chosen", "rejected", "baseline"),
     "traces": ("prompt", "chosen", "rejected", "chosen_no_think", "rejected_no_think"),
     "dispreferred": ("prompt", "rejected"),
     "labelled": ("prompt", "completion", "label"),
@@ -56,6 +57,11 @@ def _pair(row: Row) -> list[Row]:
 def _routed(row: Row) -> list[Row]:
     """A pair with the name of its objective."""
     return [{**_pair(row)[0], "objective": _name("objective", row["objective"])}]
+
+
+def _anchored(row: Row) -> list[Row]:
+    """A pair with a sample of another policy."""
+    return [{**_pair(row)[0], "baseline": _text("baseline", row["baseline"])}]
 
 
 def _traces(row: Row) -> list[Row]:
@@ -247,6 +253,7 @@ _READINGS: dict[str, list[Reading]] = {
         Reading((*_PROMPTED_PAIR, "objective"), _routed),
         Reading((*_BARE_PAIR, "objective"), _routed),
     ],
+    "anchored": [Reading((*_PROMPTED_PAIR, "baseline"), _anchored)],
     "traces": [Reading(("prompt",), _traces)],
     "dispreferred": [
         Reading(CONTRACTS["dispreferred"], _dispreferred),

@@ -30,7 +30,7 @@ from trueup.objectives.poft import PoFT
 from trueup.objectives.protocol import Needs, Objective
 from trueup.objectives.raft import RAFT
 from trueup.objectives.reinforce import Reinforce
-from trueup.objectives.rpo import RPO, RPOTRL, RPOMean
+from trueup.objectives.rpo import RPO, RPOTRL, RPOBaseline, RPOMean
 from trueup.objectives.sft import SFT
 from trueup.objectives.simpo import SimPO
 from trueup.objectives.slic import SLiC
@@ -63,6 +63,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "raft": RAFT,
     "reinforce": Reinforce,
     "rpo": RPO,
+    "rpo-baseline": RPOBaseline,
     "rpo-mean": RPOMean,
     "rpo-trl": RPOTRL,
     "sft": SFT,

@@ -9,6 +9,7 @@ from torch import Tensor
 Data = Literal[
     "pairs",
     "routed",
+    "anchored",
     "traces",
     "labelled",
     "completions",
@@ -21,6 +22,7 @@ Data = Literal[
 ROLES: dict[Data, tuple[str, ...]] = {
     "pairs": ("chosen", "rejected"),
     "routed": ("chosen", "rejected"),
+    "anchored": ("chosen", "rejected", "baseline"),
     "traces": ("chosen", "rejected", "empty_chosen", "empty_rejected"),
     "labelled": ("",),
     "completions": ("",),
@@ -71,6 +73,7 @@ class Objective(Protocol):
     reference ref_ROLE_logps; all [B], or [B, K] for a role that has many completions (`MANY`).
     pairs           chosen, rejected
     routed          the same, with objective_ids [B], the number of the pair's own objective
+    anchored        chosen, rejected, baseline: a sample of another policy, to stay likely
     traces          chosen, rejected, empty_chosen, empty_rejected; trace_mask and empty_mask [B]
     labelled        logps, lengths, labels (bool), and kl (scalar); density_weights [B] where the
                     rows bring them

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from trueup.errors import check_at_least, check_positive
-from trueup.objectives.protocol import Needs, PairObjective
+from trueup.objectives.protocol import Data, Needs, PairObjective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,6 @@ class RPO(PairObjective):
     Units:  nats, summed over completion tokens: a long completion feels eta more.
     Fields: beta > 0 ties the policy to the reference; eta >= 0, where 0 is DPO: 0.001 to 0.05 for
             long completions, up to 1 for short ones.
-    Data:   a column baseline_logps takes the place of log pi(chosen) in the last term: the
-            likelihood of samples of another baseline policy.
     Raises: UserError where a field leaves its range.
     Source: Liu et al. 2024, arXiv 2405.16436, eq. 4.8. The coefficient is eta times beta, as in the
             authors' `rpo_trainer.py`; `rpo-mean` is their OpenRLHF form, `rpo-trl` TRL's recipe.
@@ -50,12 +48,49 @@ class RPO(PairObjective):
             ref_rejected_logps=batch["ref_rejected_logps"],
             beta=self.beta,
             eta=self.eta,
-            baseline_logps=batch.get("baseline_logps"),
         )
 
     def nll_weight(self, chosen_lengths: Tensor) -> Tensor:
         """What a completion's mean negative log-likelihood per token weighs in the loss, [B]."""
         return self.eta * self.beta * chosen_lengths
+
+
+@dataclass(frozen=True, kw_only=True)
+class RPOBaseline(PairObjective):
+    """RPO held by samples of another baseline policy than the one that wrote the chosen answers.
+
+    loss_i = -log sigmoid(beta * margin_i) - eta * beta * log pi(baseline_i)
+
+    The maximin objective's baseline policy is where the adversary may not lower the value: samples
+    of the initial model keep the policy near them, where the chosen answers are few or odd.
+
+    Units:  nats, summed over completion tokens.
+    Fields: beta > 0 and eta >= 0 as in `RPO`; eta 0 is DPO.
+    Source: Liu et al. 2024, arXiv 2405.16436, eq. 4.8 with pi_base other than the chosen answers.
+    """
+
+    beta: float = 0.1
+    eta: float = 0.005
+    name: ClassVar[str] = "rpo-baseline"
+    data: ClassVar[Data] = "anchored"
+    needs: ClassVar[Needs] = Needs(reference=True)
+    arxiv: ClassVar[str] = "2405.16436"
+
+    def __post_init__(self) -> None:
+        check_positive(beta=self.beta)
+        check_at_least(0, eta=self.eta)
+
+    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """One loss per pair, [B]."""
+        return rpo_loss(
+            chosen_logps=batch["chosen_logps"],
+            rejected_logps=batch["rejected_logps"],
+            ref_chosen_logps=batch["ref_chosen_logps"],
+            ref_rejected_logps=batch["ref_rejected_logps"],
+            beta=self.beta,
+            eta=self.eta,
+            baseline_logps=batch["baseline_logps"],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from trueup.training.config import Truncate
 COLUMNS: dict[Data, tuple[str, ...]] = {  # where the completions of each role stand in a row
     "pairs": ("chosen", "rejected"),
     "routed": ("chosen", "rejected"),
+    "anchored": ("chosen", "rejected", "baseline"),
     "traces": ("chosen", "rejected", "chosen_no_think", "rejected_no_think"),
     "labelled": ("completion",),
     "completions": ("completion",),
