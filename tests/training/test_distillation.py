@@ -11,6 +11,7 @@ from tests.tiny_models import make_tiny
 from trueup.errors import UserError
 from trueup.models import LanguageModel, load
 from trueup.objectives.bialign import subset_ranking_loss
+from trueup.objectives.dckd import DCKD
 from trueup.synthesis.demonstrations import in_context_texts
 
 
@@ -78,6 +79,27 @@ def test_dckd_is_given_the_dense_divergence(
     lengths = [sum(row[side] for row in scores.lengths) for side in (0, 1)]
     nll = -sum(row[0] for row in scores.logps) / lengths[0]
     expected = nll + sums["chosen"] / lengths[0] + sums["rejected"] / lengths[1]
+    assert steps["loss"].iloc[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_teacher_that_cannot_share_prompts_gives_the_dense_divergence(
+    run: Any, pairs: list[dict[str, Any]], lm: LanguageModel, tmp_path: Path
+) -> None:
+    """ALiBi takes no positions of its own: policy and teacher then read a row per completion."""
+    teacher = load(make_tiny("bloom", tmp_path / "bloom"), device="cpu")
+    assert not teacher.layout.shares_prefix
+    settings = {"steps": 1, "batch_size": 12, "shuffle": False}
+    objective = DCKD(sft_weight=0.0)
+    steps = run(objective, pairs, options={"teacher": teacher}, **settings).steps
+    scores = lm.score(
+        [row["prompt"] for row in pairs],
+        [[row["chosen"], row["rejected"]] for row in pairs],
+        add_eos=True,
+    )
+    expected = 0.0
+    for place, side in enumerate(("chosen", "rejected")):
+        total = sum(dense_kl(teacher, lm, row["prompt"], row[side]) for row in pairs)
+        expected += total / sum(row[place] for row in scores.lengths)
     assert steps["loss"].iloc[0] == pytest.approx(expected, abs=1e-4)
 
 

@@ -5,14 +5,14 @@ few positions at a time, forward and backward (`models.token_divergence`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from trueup.errors import UserError
 from trueup.models import LanguageModel, Work, architecture
-from trueup.models.shared_prefix import Compared, Packed, head_inputs
+from trueup.models.shared_prefix import Compared, Layout, Packed, head_inputs
 from trueup.models.token_divergence import teacher_advantage, teacher_kl
 from trueup.objectives import Objective
 from trueup.objectives.protocol import ROLES
@@ -65,11 +65,15 @@ class Teachers:
         compared = [role for role in ROLES[objective.data] if role != "sample"]
         return cls(teacher, None, tuple(compared), "teacher_kl")
 
-    @property
-    def shares_prefix(self) -> bool:
-        """Whether all teachers read rows that share a prompt."""
-        return self.teacher.layout.shares_prefix and (
-            self.reference is None or self.reference.layout.shares_prefix
+    def narrowed(self, own: Layout) -> Layout:
+        """The policy's layout with the shortcuts that all teachers allow too: rows are the same."""
+        models = (self.teacher, self.reference)
+        layouts = [own, *(model.layout for model in models if model is not None)]
+        limits = [one.longest_shared for one in layouts if one.longest_shared is not None]
+        return replace(
+            own,
+            shares_prefix=all(one.shares_prefix for one in layouts),
+            longest_shared=min(limits, default=None),
         )
 
     def wanted(self, roles: Sequence[str], examples: int) -> Tensor:

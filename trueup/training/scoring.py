@@ -69,7 +69,8 @@ class Scoring:
         self, families: Sequence[Family], work: Work, teachers: Teachers, wanted: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The same, and the divergence from the teachers [C, T] of the wanted completions [C]."""
-        packed = self.packed(families, work).to(self.device)
+        layout = teachers.narrowed(self.layout)
+        packed = replace(self, layout=layout).packed(families, work).to(self.device)
         with autocast(self.device, self.precision):
             compared = teachers.compare(packed, wanted, work)
             table, mask, divergence = self.scorer(packed, compared)
@@ -109,8 +110,9 @@ class Scoring:
             for start, family in zip(starts, families, strict=False)
         ]
         choices = [apart]
-        if len(groups) == len(families):
-            choices.append(self.layout.families(groups))
+        joined = self.layout.families(groups) if len(groups) == len(families) else apart
+        if len(joined) < len(apart):
+            choices.append(joined)
         made = [
             (rows, [tree for row in rows for tree in self.layout.trees([groups[i] for i in row])])
             for rows in choices
