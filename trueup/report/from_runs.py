@@ -196,11 +196,6 @@ def _displacement_guards(estimates: Sequence[Row]) -> list[Row]:
     ]
 
 
-def _opened(run: str | Path | Run) -> Run:
-    """The run of a folder."""
-    return run if isinstance(run, Run) else Run.open(run)
-
-
 def _has_items(run: Run) -> bool:
     """Whether any row was measured."""
     return (run.path / "items.parquet").is_file() or any((run.path / "items").glob("*.parquet"))
