@@ -13,7 +13,7 @@ from tests.audits.planted_models import (
     word_tokenizer,
 )
 from trueup.audits import BBQ, read_data
-from trueup.audits.bbq import NO_ANSWER, biased_answer
+from trueup.audits.probability.bbq import NO_ANSWER, biased_answer
 from trueup.errors import UserError
 from trueup.models import LanguageModel
 

@@ -10,7 +10,7 @@ from tests.audits.planted_models import (
     word_tokenizer,
 )
 from trueup.audits import CrowsPairs, read_data
-from trueup.audits.crows_pairs import CAUSAL_SCORES, MASKED_SCORES
+from trueup.audits.probability.crows_pairs import CAUSAL_SCORES, MASKED_SCORES
 from trueup.errors import UserError
 from trueup.models import LanguageModel
 

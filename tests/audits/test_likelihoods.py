@@ -9,7 +9,7 @@ from tests.audits.planted_models import (
     word_tokenizer,
 )
 from tests.tiny_models import make_tokenizer
-from trueup.audits.likelihoods import variant_logps, word_logps
+from trueup.audits.probability.likelihoods import variant_logps, word_logps
 from trueup.errors import UserError
 from trueup.models import LanguageModel
 

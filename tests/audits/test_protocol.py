@@ -98,8 +98,8 @@ def test_a_masked_model_is_refused_where_a_causal_one_is_needed():
 def other_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another package that brings one audit that loads and one that does not."""
     points = [
-        EntryPoint("theirs", "trueup.audits.perplexity:Perplexity", "trueup.audits"),
-        EntryPoint("broken", "trueup.audits.perplexity:Nothing", "trueup.audits"),
+        EntryPoint("theirs", "trueup.audits.probability.perplexity:Perplexity", "trueup.audits"),
+        EntryPoint("broken", "trueup.audits.probability.perplexity:Nothing", "trueup.audits"),
     ]
     monkeypatch.setattr(audits, "entry_points", lambda group: points)
 

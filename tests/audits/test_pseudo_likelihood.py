@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tests.audits.planted_models import masked_logps_of, toy_logits
-from trueup.audits.pseudo_likelihood import (
+from trueup.audits.probability.pseudo_likelihood import (
     masked_apart,
     masked_together,
     shared_positions,

@@ -8,7 +8,7 @@ import pytest
 
 from tests.audits.planted_models import random_bert, random_llama
 from trueup.audits import BBQ, Audit, CrowsPairs, Winogender, chunks, probes_of, read_data
-from trueup.audits.bbq import NO_ANSWER, biased_answer
+from trueup.audits.probability.bbq import NO_ANSWER, biased_answer
 from trueup.data import Table
 from trueup.stats import Estimate
 

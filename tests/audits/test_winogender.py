@@ -6,7 +6,7 @@ import pytest
 
 from tests.audits.planted_models import PlantedModel, random_bert, random_llama
 from trueup.audits import Winogender, read_data
-from trueup.audits.winogender import pearson
+from trueup.audits.probability.winogender import pearson
 from trueup.errors import UserError
 from trueup.models import LanguageModel
 

@@ -9,7 +9,7 @@ import pytest
 from tests.audits.bbq_rows import design, question
 from tests.audits.planted_models import PlantedModel
 from trueup.audits import BBQ, compare_items
-from trueup.audits.bbq import ambiguous_bias_score, bias_score, biased_answer
+from trueup.audits.probability.bbq import ambiguous_bias_score, bias_score, biased_answer
 from trueup.stats import Estimate
 
 # 1. identity

@@ -12,8 +12,8 @@ from tests.audits.planted_models import (
     toy_logits,
 )
 from trueup.audits import CrowsPairs, compare_items
-from trueup.audits.crows_pairs import masked_scores
-from trueup.audits.pseudo_likelihood import (
+from trueup.audits.probability.crows_pairs import masked_scores
+from trueup.audits.probability.pseudo_likelihood import (
     masked_apart,
     masked_together,
     shared_positions,

@@ -113,7 +113,7 @@ class Asked:
         return {
             "model": self.model.name,
             "model_hash": self.model.fingerprint,
-            "arguments": {"audits": settings, "device": self.model.device.type, **mixed},
+            "arguments": {"audits": settings, "device": device_of(self.model), **mixed},
             "data": [job.table.source for job in self.jobs],
             "data_hash": content_hash(*(job.table.hash for job in self.jobs)),
             "seed": self.seed,
@@ -141,6 +141,12 @@ class Asked:
                 spent.subtract(before)
                 yield items, dict(spent)
         progress(total, total, "estimating")
+
+
+def device_of(model: "Model") -> str:
+    """Where the model computes: its device's type, or elsewhere."""
+    device = getattr(model, "device", None)
+    return "elsewhere" if device is None else str(device.type)
 
 
 def _measured(audit: "Audit", model: "Model", chunk: "Sequence[Probe]") -> "pd.DataFrame":

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any, cast
 from trueup.errors import UserError
 
 if TYPE_CHECKING:
+    from trueup.audits.protocol import Model
     from trueup.models import LanguageModel
-    from trueup.models.masked_language_model import MaskedLanguageModel
 
 
 def opened(
-    model: "str | Path | LanguageModel | MaskedLanguageModel",
+    model: "str | Path | Model",
     *,
     dtype: str = "auto",
     device: str = "auto",
     heads: Mapping[str, float] | None = None,
-) -> "LanguageModel | MaskedLanguageModel":
+) -> "Model":
     """The model itself, or what lies at the path or id: masked where its architecture is."""
     if not isinstance(model, (str, Path)):
         _check_no_heads(heads)

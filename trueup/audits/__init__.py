@@ -4,22 +4,22 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from trueup.audits.association import Association as Association
-from trueup.audits.bbq import BBQ as BBQ
 from trueup.audits.comparison import ComparisonRow as ComparisonRow
 from trueup.audits.comparison import compare_audits as compare_audits
 from trueup.audits.comparison import compare_items as compare_items
 from trueup.audits.comparison import unpaired as unpaired
-from trueup.audits.crows_pairs import CrowsPairs as CrowsPairs
 from trueup.audits.estimates import estimate as estimate
-from trueup.audits.perplexity import Perplexity as Perplexity
+from trueup.audits.probability.association import Association as Association
+from trueup.audits.probability.bbq import BBQ as BBQ
+from trueup.audits.probability.crows_pairs import CrowsPairs as CrowsPairs
+from trueup.audits.probability.perplexity import Perplexity as Perplexity
+from trueup.audits.probability.winogender import Winogender as Winogender
 from trueup.audits.protocol import Audit as Audit
 from trueup.audits.protocol import Metric as Metric
 from trueup.audits.protocol import Probe as Probe
 from trueup.audits.protocol import chunks as chunks
 from trueup.audits.sources import probes_of as probes_of
 from trueup.audits.sources import read_data as read_data
-from trueup.audits.winogender import Winogender as Winogender
 from trueup.errors import UserError, build, unknown_name
 
 AUDITS: dict[str, type[Audit]] = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeGuard
+from typing import Any, ClassVar, Literal, Protocol, TypeGuard, cast
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,65 @@ from trueup.stats.estimate import Array
 from trueup.stats.resampling import mean_of_sums
 
 Rows = Table | Sequence[Row]
-Model = LanguageModel | MaskedLanguageModel
+
+
+class Counted(Protocol):
+    """Counters of what a model was asked to do."""
+
+    def as_dict(self) -> Mapping[str, float]:
+        """The counters by name."""
+        ...
+
+
+class OtherModel(Protocol):
+    """What every audit may ask of any model: an endpoint, an encoder, static vectors."""
+
+    @property
+    def name(self) -> str:
+        """As it was loaded."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells it from another one."""
+        ...
+
+    @property
+    def work(self) -> Counted:
+        """What it was asked so far."""
+        ...
+
+
+Model = LanguageModel | MaskedLanguageModel | OtherModel
+
+
+class Text(Protocol):
+    """One completion."""
+
+    @property
+    def text(self) -> str:
+        """What was written, without the prompt."""
+        ...
+
+
+class Writer(Protocol):
+    """A model that writes: `LanguageModel`, an endpoint, or whatever has this one function."""
+
+    def sample(
+        self,
+        prompts: Sequence[Any],
+        *,
+        n: int = 1,
+        max_new_tokens: int = 64,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+    ) -> Sequence[Sequence[Text]]:
+        """`n` completions of every prompt; the same seed gives the same ones in any batch."""
+        ...
+
+
 Slices = dict[str, NDArray[np.bool_]]
 
 CHUNK = 256  # probes that are measured, and can be saved, together
@@ -51,7 +109,8 @@ class Metric:
             row with a NaN does not count (share and mean: the item's number and a one); value
             turns sums [..., K] into numbers [...]; ideal is the value of an unbiased model; goal
             says what is better; span holds the least and the greatest value that are possible;
-            sliced metrics are told for every slice, others for all items only.
+            sliced metrics are told for every slice, others for all items only; reading tells a
+            person in a sentence or two what the number says, and what it does not.
     """
 
     name: str
@@ -62,6 +121,7 @@ class Metric:
     goal: Literal["ideal", "lower", "higher"] = "ideal"
     span: tuple[float, float] | None = None
     sliced: bool = True
+    reading: str = ""
 
     @property
     def has_verdict(self) -> bool:
@@ -183,6 +243,23 @@ def place_of(data: Rows, index: int) -> str:
 def is_masked(model: Model) -> TypeGuard[MaskedLanguageModel]:
     """Whether the model fills masks."""
     return bool(getattr(model, "is_masked", False))
+
+
+def masked(model: Model, audit: str) -> MaskedLanguageModel:
+    """The model as a masked one, or UserError."""
+    if not is_masked(model):
+        raise UserError(f"{audit} needs a masked language model, got {model!r}")
+    return model
+
+
+def writer(model: Model, audit: str) -> Writer:
+    """The model as one that writes, or UserError."""
+    if not hasattr(model, "sample"):
+        raise UserError(
+            f"{audit} needs a model that writes (a causal language model or an endpoint), "
+            f"got {model!r}"
+        )
+    return cast(Writer, model)
 
 
 def causal(model: Model, audit: str) -> LanguageModel:

@@ -12,12 +12,19 @@ from trueup.errors import UserError
 def read_data(audit: Audit, source: str | Path | Iterable[Mapping[str, Any]] | None) -> Table:
     """The audit's data as a validated table.
 
-    Edges:  an audit of plain texts also reads a .txt file, a text per line that is not blank.
+    Edges:  an audit of plain texts also reads a .txt file, a text per line that is not blank. An
+            audit with `read_own(path) -> rows or None` reads the form in which its data were
+            published.
     Raises: UserError where there is no source (the line says which file is wanted, and its
             columns), or the source lacks a column.
     """
     if source is None:
         raise UserError(f"{audit.name} needs data: {wanted(audit)}; give it with --data FILE")
+    own_form = getattr(audit, "read_own", None)  # a published file that is no table of rows
+    if own_form is not None and isinstance(source, str | Path):
+        rows: list[Mapping[str, Any]] | None = own_form(Path(source))
+        if rows is not None:
+            return read(rows, columns=audit.columns, optional=audit.optional)
     if audit.columns == ("text",) and isinstance(source, str | Path):
         path = Path(source)
         if path.suffix.lower() == ".txt":

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from trueup.audits import estimates
-from trueup.audits.likelihoods import word_logps
+from trueup.audits.probability.likelihoods import word_logps
 from trueup.audits.protocol import (
     Metric,
     Model,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
 from trueup.audits import estimates
-from trueup.audits.likelihoods import variant_logps, word_logps
+from trueup.audits.probability.likelihoods import variant_logps, word_logps
 from trueup.audits.protocol import (
     Metric,
     Model,

@@ -9,7 +9,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from trueup.audits import estimates
-from trueup.audits.likelihoods import variant_logps
+from trueup.audits.probability.likelihoods import variant_logps
+from trueup.audits.probability.pseudo_likelihood import (
+    MaskedLogps,
+    Span,
+    masked_apart,
+    masked_together,
+    shared_positions,
+    unmasked_mean,
+)
 from trueup.audits.protocol import (
     Metric,
     Model,
@@ -24,14 +32,6 @@ from trueup.audits.protocol import (
     share,
     slices_by,
     text_of,
-)
-from trueup.audits.pseudo_likelihood import (
-    MaskedLogps,
-    Span,
-    masked_apart,
-    masked_together,
-    shared_positions,
-    unmasked_mean,
 )
 from trueup.errors import UserError, check_between, check_choice
 from trueup.models.language_model import LanguageModel

@@ -1,0 +1,1 @@
+"""Audits of what a model does: refuses, answers, judges, values."""

@@ -1,0 +1,1 @@
+"""Audits of what a model finds likely: tokens, words and whole sentences."""

@@ -1,0 +1,1 @@
+"""Calibration: what an audit reports where the truth is known."""
