@@ -1,7 +1,7 @@
 """What one audit command produced: estimates, items, and the run folder that holds them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -91,7 +91,8 @@ class AuditRun:
             for items in self.tables.values():
                 run.append_items(items)
             run.write_metrics(self.estimates)
-            run.finish("done", work=self.work, extra={"notes": list(self.notes)})
+            told = told_of(self.audits, self.tables)
+            run.finish("done", work=self.work, extra={"notes": list(self.notes), **told})
         report_run(run.path)
         return replace(self, folder=run.path)
 
@@ -149,6 +150,24 @@ def estimated(
         estimates += audit.estimate(tables[audit.name])
         notes += audit.notes(tables[audit.name])
     return estimates, notes
+
+
+def told_of(
+    audits: "Sequence[Audit]", tables: "Mapping[str, pd.DataFrame]"
+) -> dict[str, list[dict[str, Any]] | dict[str, str]]:
+    """What a report tells of audits beside their numbers: readings, and the items behind them."""
+    from trueup.audits.influence import driving_items
+
+    readings = {
+        f"{audit.name}.{metric.name}": metric.reading
+        for audit in audits
+        for metric in audit.metrics
+        if metric.reading
+    }
+    driving = [
+        asdict(item) for audit in audits for item in driving_items(audit, tables[audit.name])
+    ]
+    return {"readings": readings, "driving": driving}
 
 
 def _rebuilt(path: Path, arguments: Mapping[str, Any]) -> "tuple[Audit, ...]":

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from trueup.api.audit_run import AuditRun, estimated, tables_of
+from trueup.api.audit_run import AuditRun, estimated, tables_of, told_of
 from trueup.api.models import opened
 from trueup.api.progress import Progress, ignored
 from trueup.api.run_folder import run_folder
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 def audit(
     model: "str | Path | Model",
-    audits: "str | Audit | Sequence[str | Audit]",
+    audits: "str | Audit | Sequence[str | Audit]" = (),
     *,
+    suite: str | None = None,
     data: Any = None,
     out: str | Path | None = None,
     seed: int = 0,
@@ -35,8 +36,10 @@ def audit(
 ) -> AuditRun:
     """Measure where a model leans: every number with its interval and n.
 
-    Fields: audits are registered names or instances; data is a file, rows or a data set for all
-            of them, or a mapping from an audit's name to its own; settings are fields of the
+    Fields: model is one, or what `--help` lists; audits are registered names or instances; suite
+            names several in their place: those that fit the model and whose data lie in the folder
+            `data`; data else is a file, rows or a data set for all of them, or a mapping from an
+            audit's name to its own; settings are fields of the
             audits, such as `level=0.9`, and go to each audit that has the field; out is the run
             folder to write, None keeps everything in memory; resume goes on with an unfinished
             one; heads mixes the output heads of a model trained for several objectives,
@@ -44,10 +47,21 @@ def audit(
     Raises: UserError where a name, a setting, the data, the model or the folder is wrong, before
             anything is measured.
     """
+    lm: Model | None = None
+    skipped: dict[str, str] = {}
+    if suite is not None:
+        from trueup.audits.suites import suite as found
+
+        if audits:
+            raise UserError(f"suite {suite!r} names its own audits; leave {audits!r} out")
+        lm = opened(model, device=device, dtype=dtype, heads=heads)
+        ready = found(suite, lm, data)
+        audits, data, skipped = list(ready.data), ready.data, ready.skipped
     chosen = chosen_audits(audits, settings)
     jobs = [job_of(each, data) for each in chosen]
-    lm = opened(model, device=device, dtype=dtype, heads=heads)
-    asked = Asked(lm, jobs, seed, heads or {})
+    if lm is None:
+        lm = opened(model, device=device, dtype=dtype, heads=heads)
+    asked = Asked(lm, jobs, seed, heads or {}, skipped)
     if out is None:
         return _in_memory(asked, progress or ignored)
     return _in_folder(asked, Path(out), resume, progress or ignored)
@@ -103,6 +117,14 @@ class Asked:
     jobs: list[Job]
     seed: int
     heads: Mapping[str, float]
+    skipped: Mapping[str, str]
+
+    def remarks(self) -> list[str]:
+        """Which audits of a suite did not run, and why."""
+        if not self.skipped:
+            return []
+        told = "; ".join(f"{name} ({why})" for name, why in self.skipped.items())
+        return [f"not run of this suite: {told}"]
 
     def facts(self) -> dict[str, Any]:
         """What a run keeps of the command, by the names of `Run.create`."""
@@ -183,7 +205,7 @@ def _in_memory(asked: Asked, progress: Progress) -> AuditRun:
         audits=audits,
         tables=tables,
         estimates=estimates,
-        notes=notes,
+        notes=[*asked.remarks(), *notes],
         work=dict(work),
         **asked.facts(),
     )
@@ -199,9 +221,12 @@ def _in_folder(asked: Asked, out: Path, resume: bool, progress: Progress) -> Aud
             done = {name: run.done_ids(name) for name in (each.name for each in audits)}
             for items, spent in asked.measured(done, progress):
                 run.append_items(items, work=spent)
-            estimates, notes = estimated(audits, tables_of(run, list(done)))
+            tables = tables_of(run, list(done))
+            estimates, notes = estimated(audits, tables)
             run.write_metrics(estimates)
-            run.finish("done", extra={"notes": notes})
+            run.finish(
+                "done", extra={"notes": [*asked.remarks(), *notes], **told_of(audits, tables)}
+            )
     if not (out / "report.html").is_file():
         report_run(out)
     return AuditRun.open(out, audits)

@@ -1,35 +1,67 @@
 """From what the user brings to an audit's probes: read, validate, and say what is missing."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from trueup.audits.protocol import Audit, Probe
 from trueup.data import Table, read
 from trueup.errors import UserError
 
+Source = str | Path | Iterable[Mapping[str, Any]]
 
-def read_data(audit: Audit, source: str | Path | Iterable[Mapping[str, Any]] | None) -> Table:
+
+def read_data(audit: Audit, source: Source | Sequence[Path] | None) -> Table:
     """The audit's data as a validated table.
 
     Edges:  an audit of plain texts also reads a .txt file, a text per line that is not blank. An
             audit with `read_own(path) -> rows or None` reads the form in which its data were
-            published.
+            published; one with `builtin() -> rows` needs no source. The rows of several files
+            stand one after the other; the file's name is put before the ids of all but the first.
     Raises: UserError where there is no source (the line says which file is wanted, and its
             columns), or the source lacks a column.
     """
     if source is None:
-        raise UserError(f"{audit.name} needs data: {wanted(audit)}; give it with --data FILE")
-    own_form = getattr(audit, "read_own", None)  # a published file that is no table of rows
-    if own_form is not None and isinstance(source, str | Path):
-        rows: list[Mapping[str, Any]] | None = own_form(Path(source))
+        builtin = getattr(audit, "builtin", None)
+        if builtin is None:
+            raise UserError(f"{audit.name} needs data: {wanted(audit)}; give it with --data FILE")
+        rows = read(builtin(), columns=audit.columns, optional=audit.optional)
+        return replace(rows, source=f"{audit.name}'s own data")
+    if isinstance(source, list) and source and all(isinstance(one, Path) for one in source):
+        return _joined([_read(audit, path) for path in source])
+    return _read(audit, cast(Source, source))
+
+
+def _read(audit: Audit, source: Source) -> Table:
+    """The data of one source."""
+    if isinstance(source, str | Path):
+        own_form = getattr(audit, "read_own", None)
+        rows: list[dict[str, Any]] | None = None if own_form is None else own_form(Path(source))
         if rows is not None:
-            return read(rows, columns=audit.columns, optional=audit.optional)
-    if audit.columns == ("text",) and isinstance(source, str | Path):
-        path = Path(source)
-        if path.suffix.lower() == ".txt":
-            return _lines(path)
+            table = read(rows, columns=audit.columns, optional=audit.optional)
+            return replace(table, source=str(source))
+        if audit.columns == ("text",) and Path(source).suffix.lower() == ".txt":
+            return _lines(Path(source))
     return read(source, columns=audit.columns, optional=audit.optional)
+
+
+def _joined(tables: Sequence[Table]) -> Table:
+    """Several tables as one."""
+    if len(tables) == 1:
+        return tables[0]
+    rows: list[dict[str, Any]] = []
+    for number, table in enumerate(tables):
+        name = Path(table.source).stem
+        for index, row in enumerate(table.rows, start=1):
+            own = row.get("id", index)
+            rows.append(row if number == 0 else {**row, "id": f"{name}/{own}"})
+    return Table(
+        rows=rows,
+        source=", ".join(table.source for table in tables),
+        numbers=list(range(1, len(rows) + 1)),
+        unit="row",
+    )
 
 
 def wanted(audit: Audit) -> str:

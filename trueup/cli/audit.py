@@ -7,11 +7,11 @@ import typer
 from trueup.cli import gate, printing
 from trueup.cli.options import (
     AsJson,
+    Audited,
     Device,
     Dtype,
     FailIf,
     Heads,
-    Model,
     OptionalOut,
     Resume,
     Seed,
@@ -33,17 +33,26 @@ def add_to(app: typer.Typer) -> None:
 
 
 def audit(
-    model: Model,
+    model: Audited,
     audits: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option("--audit", metavar="NAME", help="The audit to run; repeatable."),
-    ],
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite",
+            metavar="NAME",
+            help="Audits of one subject: social-bias, honesty, judge, values or all.",
+        ),
+    ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
             "--data",
             metavar="FILE",
-            help="The audit's data; one for all audits, or one for each in their order.",
+            help="The audit's data; one for all audits, or one for each in their order. "
+            "Of a suite the folder with a file for each.",
         ),
     ] = None,
     out: OptionalOut = None,
@@ -59,19 +68,23 @@ def audit(
     """Measure where a model leans: every number with its interval and n."""
     chosen, weights = settings_of(settings), heads_of(heads)
     expression = None if fail_if is None else gate.parse(fail_if, gate.ESTIMATE_FUNCTIONS)
-    sources = data_of(audits, data or [])
+    names = audits or []
+    if bool(names) == bool(suite):
+        raise UserError("name what to measure: --audit NAME, repeatable, or one --suite NAME")
+    sources = folder_of(data or []) if suite else data_of(names, data or [])
     if resume and out is None:
         raise UserError("--resume needs the --out of the run to go on with")
     with printing.working() as progress:
         from trueup.api.auditing import audit as measure
         from trueup.api.auditing import chosen_audits
 
-        instances = chosen_audits(audits, chosen)
-        if expression is not None:
+        instances = () if suite else chosen_audits(names, chosen)
+        if expression is not None and not suite:
             expression.check_names((a.name, metric.name) for a in instances for metric in a.metrics)
         run = measure(
             model,
             instances,
+            suite=suite,
             data=sources,
             out=out,
             seed=seed,
@@ -80,6 +93,7 @@ def audit(
             dtype=dtype,
             heads=weights,
             progress=progress,
+            **(chosen if suite else {}),
         )
     outcome = None if expression is None else expression.check(run.as_dict()["estimates"])
     if as_json:
@@ -107,6 +121,16 @@ def data_of(audits: list[str], data: list[str]) -> dict[str, str]:
             "one for each in their order"
         )
     return dict(zip(audits, data, strict=True))
+
+
+def folder_of(data: list[str]) -> str | None:
+    """The folder with a suite's data.
+
+    Raises: UserError where there are several.
+    """
+    if len(data) > 1:
+        raise UserError(f"a suite reads one folder, --data is given {len(data)} times")
+    return data[0] if data else None
 
 
 def _show(run: "AuditRun") -> None:

@@ -11,6 +11,14 @@ from trueup.errors import UserError
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A transformers or peft folder, or a hub id.")
 ]
+Audited = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A transformers or peft folder, a hub id, a sentence encoder, a file of word vectors, "
+        "URL#NAME of a chat model, or none where the data hold the texts.",
+    ),
+]
 Data = Annotated[
     str,
     typer.Option(

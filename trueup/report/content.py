@@ -24,8 +24,9 @@ class ReportInput:
             "audit";
             guards hold name, value, low, high, limit, unit, tripped, explanation;
             steps is the table of training steps, evaluations that of evaluations on held-out rows;
-            moved holds id, group, text, before, after, change, in any order; notes are what a
-            reader must know beside the numbers;
+            moved holds id, group, text, before, after, change, in any order; driving are rows of
+            audit, metric, id, group, text, score, change: the items behind each audit's number;
+            notes are what a reader must know beside the numbers;
             settings, work, versions are shown as they are.
     """
 
@@ -43,6 +44,7 @@ class ReportInput:
     steps: "pd.DataFrame | None" = None
     evaluations: "pd.DataFrame | None" = None
     moved: "pd.DataFrame | None" = None
+    driving: Sequence[Row] = ()
     notes: Sequence[str] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     work: Mapping[str, int] = field(default_factory=dict)

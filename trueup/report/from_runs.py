@@ -44,7 +44,8 @@ def report_run(run_folder: str | Path) -> Path:
         summary=_status(run),
         facts=_facts(run),
         estimates=[row | {"ideal": None} for row in estimates] if is_training else estimates,
-        explanations=_explanations(estimates),
+        explanations={**_explanations(estimates), **run.info.get("readings", {})},
+        driving=run.info.get("driving", ()),
         comparison=run.comparison(),
         guards=[*run.info.get("guards", ()), *_displacement_guards(estimates)],
         notes=run.info.get("notes", ()),
@@ -151,7 +152,11 @@ def _joined(report: ReportInput, before: Run, after: Run) -> ReportInput:
         },
         estimates=after.estimates(),
         before=before.estimates(),
-        explanations={**_explanations(after.estimates()), **report.explanations},
+        explanations={
+            **_explanations(after.estimates()),
+            **after.info.get("readings", {}),
+            **report.explanations,
+        },
         notes=[*report.notes, *after.info.get("notes", ())],
         moved=moved_probes(before.items(), after.items())
         if _has_items(before) and _has_items(after)

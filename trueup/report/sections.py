@@ -81,6 +81,7 @@ def sections(report: ReportInput) -> dict[str, Any]:
         "n_steps": 0 if report.steps is None else len(report.steps),
         "moved": _moved(report.moved),
         "n_probes": 0 if report.moved is None else len(report.moved),
+        "driving": _driving(report.driving),
         "settings": list(wording.flat(redacted(report.settings))),
         "work": report.work,
         "versions": report.versions,
@@ -159,7 +160,8 @@ def _measured(rows: Sequence[Row], explanations: Mapping[str, str]) -> list[Row]
     return [
         {
             "name": _name(key),
-            "explanation": untold.pop(".".join(key), "") or untold.pop(key[0], ""),
+            "explanation": untold.pop(key[0], ""),
+            "reading": untold.get(".".join(key), ""),
             "ideal": wording.ideal(group[0]["ideal"]),
             "n_slices": len(group),
             "n": group[0]["n"],
@@ -316,3 +318,11 @@ def _moved(moved: "pd.DataFrame | None") -> list[Row]:
         {"id": "", "group": "", "text": "", **{str(name): value for name, value in row.items()}}
         for row in table.loc[order[:MOST_MOVED]].to_dict("records")
     ]
+
+
+def _driving(items: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The items behind each audit's number, audit by audit."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for item in items:
+        groups.setdefault((item["audit"], item["metric"]), []).append(dict(item))
+    return [{"name": _name(key), "rows": rows} for key, rows in groups.items()]
