@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from tests.cli.conftest import Outcome, Trueup
@@ -120,15 +121,28 @@ def test_option_that_is_of_no_use_is_refused(
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in OBJECTIVES if hasattr(OBJECTIVES[name], "source")]
+    "name", [name for name in OBJECTIVES if hasattr(OBJECTIVES[name], "collected")]
 )
-def test_evaluation_rows_beside_own_samples_are_refused(
+def test_own_samples_are_evaluated_on_prompts_of_a_file(
     trueup: Trueup, roomy_model: Path, other_model: Path, tmp_path: Path, name: str
 ):
     out = tmp_path / "out"
     words = align(roomy_model, name, out, helpers(name, other_model))
-    line = refused(trueup(*words, "--eval-data", EXAMPLES / f"{source(name)}.jsonl"), out)
-    assert line.startswith(f"error: {name} trains on its own samples")
+    words += ["--eval-data", EXAMPLES / f"{source(name)}.jsonl", "--set", "monitor=true"]
+    outcome = trueup(*words, "--json")
+    assert outcome.code == 0, outcome.err
+    table = pd.read_parquet(out / "training" / "evaluations.parquet")
+    assert table["step"].tolist() == [0, 2]
+    assert {"kl", "entropy_bits", "top_k_mass"} <= set(table.columns)
+
+
+def test_evaluation_rows_beside_rows_that_are_built_are_refused(
+    trueup: Trueup, roomy_model: Path, tmp_path: Path
+):
+    out = tmp_path / "out"
+    words = align(roomy_model, "honesty", out, {})
+    line = refused(trueup(*words, "--eval-data", EXAMPLES / "questions.jsonl"), out)
+    assert line.startswith("error: honesty trains on its own samples, from which it builds")
 
 
 @pytest.mark.parametrize(

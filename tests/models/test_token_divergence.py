@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trueup.models.token_divergence import (
     SparseLogps,
     at_ids,
+    sparse_head,
+    sparse_head_pair,
     sparse_teacher_advantage,
     sparse_teacher_kl,
     teacher_advantage,
@@ -292,6 +294,46 @@ def test_a_cache_and_its_tail_make_up_the_whole() -> None:
     mass = cache.logps.exp().sum(-1) + cache.tail_logps.exp()
     torch.testing.assert_close(mass, torch.ones_like(mass), atol=1e-12, rtol=0)
     assert torch.equal(cache.logps, teacher.topk(4).values)
+
+
+def alike(first: SparseLogps, second: SparseLogps) -> None:
+    assert torch.equal(first.ids, second.ids)
+    torch.testing.assert_close(first.logps, second.logps, atol=1e-12, rtol=0)
+    torch.testing.assert_close(first.tail_logps, second.tail_logps, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, S, 100])
+def test_a_cache_is_made_chunk_by_chunk(chunk: int) -> None:
+    inputs = heads()
+    _, teacher, reference = logps(inputs)
+    alike(sparse_head(*inputs[2:4], k=4, chunk=chunk), to_sparse(teacher, 4))
+    pair = sparse_head_pair(*inputs[2:], k=3, chunk=chunk)
+    for found, expected in zip(pair, to_sparse_pair(teacher, reference, 3), strict=True):
+        alike(found, expected)
+
+
+@pytest.mark.parametrize("models", [1, 2])
+def test_making_a_cache_keeps_no_logits_but_a_chunk_of_them(models: int) -> None:
+    peaks = []
+    for positions in (POSITIONS // 4, POSITIONS):
+        inputs = heads(positions=positions, words=WORDS)[2:]
+        with Alive(WORDS) as watch:
+            if models == 1:
+                sparse_head(*inputs[:2], k=5, chunk=CHUNK)
+            else:
+                sparse_head_pair(*inputs, k=5, chunk=CHUNK)
+        assert watch.largest == CHUNK * WORDS
+        peaks.append(watch.peak)
+    assert peaks[0] == peaks[1] <= 7 * CHUNK * WORDS
+
+
+def test_a_cache_made_under_autocast_is_summed_in_float32() -> None:
+    inputs = heads(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cache = sparse_head(*inputs[2:4], k=4)
+    assert cache.logps.dtype == torch.float32
+    mass = cache.logps.exp().sum(-1) + cache.tail_logps.exp()
+    torch.testing.assert_close(mass, torch.ones_like(mass), atol=1e-6, rtol=0)
 
 
 def test_a_whole_vocabulary_leaves_no_tail() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.tiny_models import make_tiny
+from tests.training.tiny_teachers import TASKS, make_teachers
 from trueup.errors import UserError
 from trueup.models import LanguageModel, load
 from trueup.objectives.bialign import subset_ranking_loss
@@ -50,14 +51,7 @@ def dense_advantage(
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory: pytest.TempPathFactory) -> tuple[LanguageModel, LanguageModel]:
     """Two other random models with the same tokenizer."""
-    folder = tmp_path_factory.mktemp("teachers")
-    made = [load(make_tiny("llama", folder / str(n)), device="cpu") for n in (1, 2)]
-    for number, lm in enumerate(made, start=1):
-        generator = torch.Generator().manual_seed(number)
-        with torch.no_grad():
-            for weight in lm.model.parameters():
-                weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
-    return made[0], made[1]
+    return make_teachers(tmp_path_factory.mktemp("teachers"))
 
 
 def test_dckd_is_given_the_dense_divergence(
@@ -135,17 +129,6 @@ def test_adpa_is_given_the_dense_advantage(
     assert result.steps["loss"].iloc[0] == pytest.approx(expected, abs=1e-4)
 
 
-TASKS = [
-    {
-        "task": "echo",
-        "demonstrations": [{"x": letter, "y": letter * 2} for letter in letters[:-1]],
-        "query": letters[-1],
-        "target": letters[-1] * 2,
-    }
-    for letters in ("abcd", "bcdea", "cdab", "dabc", "acbd", "badc")
-]
-
-
 def test_bialign_is_given_the_dense_divergence_and_the_teachers_ranking(
     run: Any, lm: LanguageModel, teachers: Any
 ) -> None:
@@ -213,3 +196,15 @@ def test_a_teacher_with_another_vocabulary_is_refused(
     other.tokenizer.add_tokens(["brandnew"])
     with pytest.raises(UserError, match="vocabulary differs"):
         run("dckd", pairs, options={"teacher": other})
+
+
+@pytest.mark.parametrize("whose", ["teacher", "policy"])
+def test_a_head_with_a_bias_is_refused(
+    whose: str, run: Any, pairs: list[dict[str, Any]], lm: LanguageModel, tmp_path: Path
+) -> None:
+    """The divergence is streamed from the head's matrix alone."""
+    teacher = load(make_tiny("llama", tmp_path / "teacher"), device="cpu")
+    other = {"teacher": teacher, "policy": lm}[whose]
+    other.model.lm_head = torch.nn.Linear(32, 260, bias=True)
+    with pytest.raises(UserError, match="its output head, or the policy's, is not one matrix"):
+        run("dckd", pairs, options={"teacher": teacher})

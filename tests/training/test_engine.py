@@ -173,6 +173,7 @@ result = train(load(folder, device="cpu"), objective(name), json.loads(Path(rows
 import os
 if os.environ.get("RANK", "0") == "0":
     Path(out + ".losses").write_text(json.dumps(result.steps["loss"].tolist()))
+    Path(out + ".processes").write_text(os.environ.get("WORLD_SIZE", "1"))
 """
 
 
@@ -185,9 +186,7 @@ def test_two_processes_give_the_losses_of_one(name: str, tiny_model_folder: Path
     script, data = tmp_path / "two.py", tmp_path / "rows.json"
     script.write_text(TWO)
     data.write_text(json.dumps(rows))
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch += ["--main_process_port", "0"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     losses = {}
     for kind, words in (("one", []), ("two", launch)):
         out = tmp_path / kind
@@ -209,6 +208,7 @@ def test_two_processes_give_the_losses_of_one(name: str, tiny_model_folder: Path
         )
         assert done.returncode == 0, done.stderr[-2000:]
         losses[kind] = json.loads(Path(f"{out}.losses").read_text())
+        assert Path(f"{out}.processes").read_text() == {"one": "1", "two": "2"}[kind]
     assert losses["two"] == pytest.approx(losses["one"], abs=1e-5)
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from trueup.errors import InterruptedRun, UserError
 from trueup.models import LanguageModel
 from trueup.objectives import objective
-from trueup.objectives.protocol import Needs, Unweighted
+from trueup.objectives.protocol import Data, Needs, Unweighted
 from trueup.objectives.raft import RAFT
 from trueup.training import TrainingConfig, train
-from trueup.training.online import Rounds
+from trueup.training.rounds import Rounds
 
 PROMPTS = [{"prompt": f"Question {number}: "} for number in range(6)]
 
@@ -27,7 +27,7 @@ class Gradient(Unweighted):
 
     samples: int = 4
     name: ClassVar[str] = "gradient"
-    data: ClassVar[str] = "samples"
+    data: ClassVar[Data] = "samples"
     source: ClassVar[str] = "prompts"
     needs: ClassVar[Needs] = Needs(reference=True, rewards=True)
     arxiv: ClassVar[str] = ""
@@ -202,7 +202,6 @@ def test_whole_tables_are_drawn_again_when_the_objective_says_so() -> None:
     ("options", "match"),
     [
         ({"reward": None}, "needs a reward; give --reward"),
-        ({"eval_rows": PROMPTS}, "reads no evaluation rows"),
         ({"reward": lambda prompts, completions: [1.0]}, "gave 1 numbers for 12"),
         ({"reward": lambda p, completions: [float("nan")] * len(completions)}, "is not finite"),
         ({"reward": lambda p, completions: [1 / 0]}, r"failed at .*test_online.py:\d+ \(ZeroDiv"),
@@ -252,9 +251,6 @@ def test_a_run_that_keeps_nothing_at_all_says_so(online: Any, value: float) -> N
         online(RAFT(min_reward=0.5), options={"reward": low})
 
 
-@pytest.mark.parametrize(
-    "setting", [{"eval_fraction": 0.5}, {"eval_every": 1}, {"eval_every": 1, "early_stopping": 2}]
-)
-def test_evaluation_of_own_samples_is_refused(online: Any, setting: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="trains on its own samples and is not evaluated on rows"):
-        online(Gradient(), **setting)
+def test_equal_prompts_get_samples_of_their_own(online: Any) -> None:
+    items = online(Gradient(), [PROMPTS[0]] * 3, batch_size=3, epochs=1).items
+    assert items.groupby("prompt")["completion"].agg(tuple).nunique() == 3

@@ -129,7 +129,7 @@ def test_stale_numbers_are_never_served(
 def test_a_reference_file_with_a_foreign_fingerprint_is_not_read(
     run: Any, pairs: list[dict[str, Any]], tmp_path: Path, passes: list[int]
 ) -> None:
-    from trueup.training.tensors import load_tensors, save_tensors
+    from trueup.models.tensors import load_tensors, save_tensors
 
     first = run("dpo", pairs, steps=2)
     path = tmp_path / "out" / "training" / "reference.safetensors"

@@ -1,24 +1,21 @@
 """Several output heads on one trunk, one per objective, and the one head that mixes them."""
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from trueup.errors import UserError, check_at_least, check_positive, unknown_name
-from trueup.files import replacing
 from trueup.models import architecture
 from trueup.models.language_model import LanguageModel
 from trueup.models.selected_logps import selected_logps
+from trueup.models.tensors import read_tensors, save_tensors
 
 FILE = "heads.safetensors"
-METADATA = "trueup"  # the one entry of the header that is ours
 
 
 class MultiHead(nn.Module):
@@ -112,13 +109,8 @@ class MultiHead(nn.Module):
 
     def save(self, folder: Path | str) -> None:
         """Write the heads beside a model's files, as `heads.safetensors`."""
-        header = {METADATA: json.dumps({"names": self.names})}
-        with replacing(Path(folder) / FILE) as temporary:
-            safetensors.torch.save_file(
-                {name: value.contiguous() for name, value in self.state_dict().items()},
-                temporary,
-                metadata=header,
-            )
+        tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
+        save_tensors(Path(folder) / FILE, tensors, {"names": self.names})
 
     @classmethod
     def load(cls, folder: Path | str) -> "MultiHead":
@@ -130,14 +122,13 @@ class MultiHead(nn.Module):
         if not path.is_file():
             raise UserError(f"{path}: no such file; save the heads beside the model")
         try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                names = json.loads((file.metadata() or {})[METADATA])["names"]
-                held = set(file.keys())
-                several = {
-                    kind: [file.get_tensor(f"{kind}.{place}") for place in range(len(names))]
-                    for kind in ("weights", "biases")
-                    if f"{kind}.0" in held
-                }
+            tensors, header = read_tensors(path)
+            names = header["names"]
+            several = {
+                kind: [tensors[f"{kind}.{place}"] for place in range(len(names))]
+                for kind in ("weights", "biases")
+                if f"{kind}.0" in tensors
+            }
         except (safetensors.SafetensorError, KeyError, ValueError) as error:
             raise UserError(f"{path}: holds no heads that trueup wrote ({error})") from error
         return cls(names, several["weights"], several.get("biases", ()))

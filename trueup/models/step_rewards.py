@@ -1,6 +1,5 @@
 """Step rewards: a small head on a language model's states says how well a prefix will end."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -8,21 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from torch.nn.utils.rnn import pad_sequence
 
 from trueup.errors import UserError, check_at_least, check_positive
-from trueup.files import content_hash, replacing
+from trueup.files import content_hash
 from trueup.models import architecture
 from trueup.models.encoding import Completion, Prompt
 from trueup.models.language_model import LanguageModel
 from trueup.models.shared_prefix import buckets
+from trueup.models.tensors import read_tensors, save_tensors
 
 FILE = "step_rewards.safetensors"
-METADATA = "trueup"  # the one entry of the header that is ours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,9 +195,7 @@ class StepRewardModel:
 
     def save(self, folder: Path | str) -> None:
         """Write the head beside a model's files, as `step_rewards.safetensors`."""
-        header = {METADATA: json.dumps({"separator": self.separator})}
-        with replacing(Path(folder) / FILE) as temporary:
-            safetensors.torch.save_file(self.head.state_dict(), temporary, metadata=header)
+        save_tensors(Path(folder) / FILE, self.head.state_dict(), {"separator": self.separator})
 
     @classmethod
     def load(cls, lm: LanguageModel, folder: Path | str) -> "StepRewardModel":
@@ -209,11 +205,9 @@ class StepRewardModel:
         """
         path = Path(folder) / FILE
         try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                separator = json.loads((file.metadata() or {})[METADATA])["separator"]
-                found = cls(lm, separator=separator)
-                names = found.head.state_dict()
-                found.head.load_state_dict({name: file.get_tensor(name) for name in names})
+            tensors, header = read_tensors(path)
+            found = cls(lm, separator=header["separator"])
+            found.head.load_state_dict({name: tensors[name] for name in found.head.state_dict()})
         except (
             safetensors.SafetensorError,
             OSError,

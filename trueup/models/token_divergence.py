@@ -5,7 +5,7 @@ reference at every position are more than a model's weights. Here the heads run 
 at a time and run again in the backward pass, so that only one chunk of each is alive.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +122,37 @@ def sparse_teacher_advantage(
     return _streamed(hidden, weight, score, chunk)
 
 
+@torch.no_grad()
+def sparse_head(hidden: Tensor, weight: Tensor, *, k: int, chunk: int = CHUNK) -> SparseLogps:
+    """`to_sparse` of log softmax(hidden @ weight.T), of which one chunk is alive at a time.
+
+    Shapes: hidden [S, D], weight [V, D] -> S positions.
+    """
+    head = _FrozenHead.of(hidden, weight)
+    with torch.autocast(hidden.device.type, enabled=False):
+        return _joined([to_sparse(head.logps(rows), k) for rows in _chunks(len(hidden), chunk)])
+
+
+@torch.no_grad()
+def sparse_head_pair(
+    hidden: Tensor,
+    weight: Tensor,
+    ref_hidden: Tensor,
+    ref_weight: Tensor,
+    *,
+    k: int,
+    chunk: int = CHUNK,
+) -> tuple[SparseLogps, SparseLogps]:
+    """`to_sparse_pair` of two heads at the same S positions, a chunk at a time."""
+    head, ref_head = _FrozenHead.of(hidden, weight), _FrozenHead.of(ref_hidden, ref_weight)
+    with torch.autocast(hidden.device.type, enabled=False):
+        pairs = [
+            to_sparse_pair(head.logps(rows), ref_head.logps(rows), k)
+            for rows in _chunks(len(hidden), chunk)
+        ]
+    return _joined([first for first, _ in pairs]), _joined([second for _, second in pairs])
+
+
 def to_sparse(logps: Tensor, k: int) -> SparseLogps:
     """The k likeliest tokens of log-probabilities [S, V], and the rest as one bucket.
 
@@ -149,6 +180,15 @@ def at_ids(logps: Tensor, ids: Tensor) -> SparseLogps:
         columns[:, width] if columns.shape[-1] > width else logps.new_full((len(ids),), -torch.inf)
     )
     return SparseLogps(ids=ids, logps=columns[:, :width], tail_logps=tails)
+
+
+def _joined(parts: Sequence[SparseLogps]) -> SparseLogps:
+    """Chunks of positions, one after the other."""
+    return SparseLogps(
+        ids=torch.cat([part.ids for part in parts]),
+        logps=torch.cat([part.logps for part in parts]),
+        tail_logps=torch.cat([part.tail_logps for part in parts]),
+    )
 
 
 def _gathered(logps: Tensor, ids: Tensor) -> Tensor:

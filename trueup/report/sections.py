@@ -40,12 +40,15 @@ CURVES = {  # columns of training steps that are drawn, with their titles
 }
 MOST_CURVES = 4
 EVALUATION_CURVES = {  # the same of evaluations
+    "reward": "Reward of own samples, held-out prompts",
+    "kl": "KL to the reference, nats per sample",
     "loss": "Loss",
     "margin": "Margin of chosen over rejected, nats",
     "chosen_change": "Change of ln P(chosen), nats",
     "rejected_change": "Change of ln P(rejected), nats",
     "chosen_likelihood": "ln P of wanted completions per token, nats",
     "rejected_likelihood": "ln P of unwanted completions per token, nats",
+    "sample_likelihood": "ln P of own samples per token, nats",
     "entropy_bits": "Entropy of the likeliest next tokens, bits",
     "top_k_mass": "Probability of the likeliest next tokens",
 }

@@ -1,6 +1,6 @@
 """Rows that an objective builds from the model's own answers, once, before training starts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,6 +13,8 @@ from trueup.objectives import Objective
 from trueup.objectives.honesty import plain_prompt
 from trueup.training.config import TrainingConfig
 from trueup.training.data import Rows
+from trueup.training.processes import Processes
+from trueup.training.prompts import turns
 
 
 @runtime_checkable
@@ -30,12 +32,17 @@ class Building(Protocol):
 
 
 def built_rows(
-    lm: LanguageModel, objective: Objective, rows: Rows, config: TrainingConfig, folder: Path
+    lm: LanguageModel,
+    objective: Objective,
+    rows: Rows,
+    config: TrainingConfig,
+    folder: Path,
+    processes: Processes,
 ) -> Table:
     """The rows of a `Building` objective, stored in `folder` with what they depend on.
 
-    The model answers every question greedily and `samples` times at the sampling settings; a run
-    that goes on reads what it built before.
+    The model answers every question greedily and `samples` times at the sampling settings; the
+    processes share the questions. A run that goes on reads what it built before.
     """
     assert isinstance(objective, Building)
     questions = read(rows, objective.source)
@@ -52,17 +59,42 @@ def built_rows(
     if path.is_file():
         return read(path, objective.data)
     prompts = [plain_prompt(row["question"]) for row in questions]
-    greedy = lm.sample(prompts, temperature=0.0, stop=("\n",), **sampling)
-    sampled = lm.sample(
-        prompts, n=objective.samples, temperature=config.temperature, stop=("\n",), **sampling
+    greedy = _answers(lm, prompts, processes, n=1, temperature=0.0, **sampling)
+    sampled = _answers(
+        lm, prompts, processes, n=objective.samples, temperature=config.temperature, **sampling
     )
     made: list[Mapping[str, str]] = [
         *objective.rows(
             list(questions),
-            [answers[0].text for answers in greedy],
-            [[answer.text for answer in answers] for answers in sampled],
+            [answers[0] for answers in greedy],
+            sampled,
             np.random.default_rng(config.seed),
         )
     ]
-    write_lines(path, made)
+    processes.on_main(lambda: write_lines(path, made))
     return read(path, objective.data)
+
+
+def _answers(
+    lm: LanguageModel, prompts: Sequence[str], processes: Processes, *, seed: int, **sampling: Any
+) -> list[list[str]]:
+    """The answers to every prompt, whichever process gives them.
+
+    Equal prompts have seeds of their own: they may be answered in different processes.
+    """
+    repeated = turns(prompts)
+
+    def own(mine: list[int]) -> list[list[str]]:
+        found: dict[int, list[str]] = {}
+        for turn in sorted({repeated[place] for place in mine}):
+            places = [place for place in mine if repeated[place] == turn]
+            own_seed = int.from_bytes(f"{seed}:{turn}".encode(), "big") if turn else seed
+            answers = lm.sample(
+                [prompts[place] for place in places], seed=own_seed, stop=("\n",), **sampling
+            )
+            found |= zip(
+                places, ([one.text for one in several] for several in answers), strict=True
+            )
+        return [found[place] for place in mine]
+
+    return processes.shared(len(prompts), own)

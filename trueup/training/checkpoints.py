@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from trueup.models import Work
-from trueup.training.tensors import load_tensors, new_folder, remove_folder, save_tensors
+from trueup.models.tensors import load_tensors, new_folder, remove_folder, save_tensors
 
 KEPT = 2
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,28 +16,16 @@ from trueup.models.language_model import MAX_ROWS
 from trueup.models.reward import Reward, reward_identity, rewards_of
 from trueup.models.sampling import Sample, Sampling, sample_prompts
 from trueup.objectives import Objective
-from trueup.objectives.protocol import ROLES, Collecting, Data
+from trueup.objectives.protocol import Collecting, Data
 from trueup.training.config import TrainingConfig
 from trueup.training.examples import Example, Examples
-from trueup.training.prompts import Prompts
+from trueup.training.processes import Processes
+from trueup.training.prompts import Prompts, turns
+from trueup.training.rounds import Round
 from trueup.training.scoring import Family, Scoring
-from trueup.training.tensors import load_tensors, save_tensors
 
 DEMONSTRATIONS = "demonstrations"  # of a ranker, in the memory
 RUNNING = "running_"  # a prompt's quantity of this name is given again in its next round
-
-
-@dataclass(frozen=True)
-class Round:
-    """The examples of one round.
-
-    Shapes: reference [B, W], None where the objective has none.
-    Fields: means are the numbers of the round that every step's row shows.
-    """
-
-    examples: Examples
-    reference: Tensor | None
-    means: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -60,6 +47,8 @@ class Judges:
 class Collector:
     """Draws rounds; what it gives depends on weights, seed, round and memory alone.
 
+    The processes share the prompts: each samples, rewards and scores its own, and all get all.
+
     Fields: policy samples; reference scores the samples, None where nobody needs it;
             calibration [N, M] are rewards of the reference's own samples, where an objective asks.
     """
@@ -67,6 +56,7 @@ class Collector:
     objective: Objective
     prompts: Prompts
     config: TrainingConfig
+    processes: Processes
     policy: LanguageModel
     reference: Scoring | None
     judges: Judges
@@ -79,8 +69,35 @@ class Collector:
         assert isinstance(self.objective, Collecting)
         return self.objective.samples
 
-    def drawn(self, indices: Sequence[int], count: int, seed: str) -> list[list[Sample]]:
-        """Samples of some prompts, in their order; the seed is a text of its own per round."""
+    def drawn(
+        self, indices: Sequence[int], count: int, seed: str, work: Work
+    ) -> list[list[Sample]]:
+        """Samples of some prompts, in their order; the seed is a text of its own per round.
+
+        A sample depends on weights, seed, its prompt, how many equal ones stand before it, and its
+        number: not on which process drew it.
+        """
+        groups = [self.prompts.groups[index] for index in indices]
+        repeated = turns([group.prompt for group in groups])
+        before = self.policy.work.as_dict()
+
+        def own(mine: list[int]) -> list[list[Sample]]:
+            found: dict[int, list[Sample]] = {}
+            for turn in sorted({repeated[place] for place in mine}):
+                places = [place for place in mine if repeated[place] == turn]
+                several = [groups[place].prompt for place in places]
+                own_seed = f"{seed}:{turn}" if turn else seed
+                found |= zip(places, self._sampled(several, count, own_seed), strict=True)
+            return [found[place] for place in mine]
+
+        samples = self.processes.shared(len(groups), own)
+        spent = self.policy.work.as_dict()
+        drawing = Work(**{name: value - before[name] for name, value in spent.items()})
+        work.add(**self.processes.total_work(drawing).as_dict())
+        return samples
+
+    def _sampled(self, prompts: Sequence[list[int]], count: int, seed: str) -> list[list[Sample]]:
+        """Samples of distinct prompts, drawn by this process."""
         settings = Sampling(
             n=count,
             max_new_tokens=self.config.max_new_tokens,
@@ -91,13 +108,15 @@ class Collector:
         )
         found: list[list[Sample]] = []
         per_call = max(1, MAX_ROWS // count)
-        self.policy.model.eval()
-        for start in range(0, len(indices), per_call):
+        for start in range(0, len(prompts), per_call):
             if self.stopped():
                 raise InterruptedRun("stopped while sampling; go on with --resume")
-            several = [self.prompts.groups[index].prompt for index in indices[start:][:per_call]]
             found += sample_prompts(
-                self.policy.start_ids, several, self.policy.tokenizer, settings, rows=MAX_ROWS
+                self.policy.start_ids,
+                prompts[start:][:per_call],
+                self.policy.tokenizer,
+                settings,
+                rows=MAX_ROWS,
             )
         return found
 
@@ -106,19 +125,52 @@ class Collector:
 
         Raises: UserError where the reward gives no number for every sample.
         """
-        assert self.judges.reward is not None
-        flat = [sample.text for several in samples for sample in several]
-        texts = [
-            self.prompts.texts[index]
-            for index, several in zip(indices, samples, strict=True)
-            for _ in several
-        ]
-        values = torch.tensor(rewards_of(self.judges.reward, texts, flat))
+        reward = self.judges.reward
+        assert reward is not None
+
+        def own(mine: list[int]) -> list[list[float]]:
+            texts = [self.prompts.texts[indices[place]] for place in mine for _ in samples[place]]
+            flat = [sample.text for place in mine for sample in samples[place]]
+            values = iter(rewards_of(reward, texts, flat))
+            return [[next(values) for _ in samples[place]] for place in mine]
+
+        values = torch.tensor(self.processes.shared(len(samples), own))
         if self.objective.data == "samples" and not torch.isfinite(values).all():
             place = self.prompts.table.place(indices[0])
-            name = reward_identity(self.judges.reward).split()[0]
+            name = reward_identity(reward).split()[0]
             raise UserError(f"reward {name}: is not finite for a sample of {place} or later")
-        return values.reshape(len(samples), -1)
+        return values
+
+    def groups(self, indices: Sequence[int], samples: Sequence[Sequence[Sample]]) -> list[Group]:
+        """Some prompts with the completion that their row brings, if any, and their samples."""
+        return [
+            Group(
+                self.prompts.groups[index].prompt,
+                [*self.prompts.groups[index].completions, *(s.token_ids for s in several)],
+            )
+            for index, several in zip(indices, samples, strict=True)
+        ]
+
+    @torch.no_grad()
+    def scored(
+        self, scoring: Scoring, groups: Sequence[Group], work: Work
+    ) -> tuple[Tensor, Tensor]:
+        """A model's sums [B, W] of completions, and token tables [B, W, T], T max_new_tokens."""
+        columns, width = len(groups[0].completions), self.config.max_new_tokens
+        longest = max(width, max(len(part) for group in groups for part in group.completions))
+        mine = self.processes.share(len(groups))
+        families: list[Family] = [[groups[place]] for place in mine]
+        own = Work()
+        tokens = torch.zeros(len(groups), columns, longest)
+        for part in scoring.buckets(families):
+            table, _ = scoring([families[number] for number in part], own)
+            places = [mine[number] for number in part]
+            tokens[places, :, : table.shape[1]] = (
+                table.float().cpu().reshape(len(part), columns, -1)
+            )
+        work.add(**self.processes.total_work(own).as_dict())
+        tokens = self.processes.total(tokens).float()
+        return tokens.sum(dim=-1).double(), tokens[:, :, :width]
 
     def collect(
         self, number: int, indices: Sequence[int], memory: dict[str, Any], work: Work
@@ -126,17 +178,8 @@ class Collector:
         """Round `number` over some prompts, and its samples as a table."""
         objective = self.objective
         assert isinstance(objective, Collecting)
-        before = self.policy.work.as_dict()
-        samples = self.drawn(indices, self.count, f"{self.config.seed}:{number}")
-        spent = self.policy.work.as_dict()
-        work.add(**{name: value - before[name] for name, value in spent.items()})
-        groups = [
-            Group(
-                self.prompts.groups[index].prompt,
-                [*self.prompts.groups[index].completions, *(s.token_ids for s in several)],
-            )
-            for index, several in zip(indices, samples, strict=True)
-        ]
+        samples = self.drawn(indices, self.count, f"{self.config.seed}:{number}", work)
+        groups = self.groups(indices, samples)
         batch = _proposal(samples, self.config.max_new_tokens)
         if objective.data == "dispreferred":
             batch["sample_mask"] = torch.tensor(
@@ -144,14 +187,15 @@ class Collector:
             )
         reference = None
         if self.reference is not None:
-            sums, tokens = _scored(self.reference, groups, self.config.max_new_tokens, work)
-            reference = sums
-            batch["ref_sample_logps"] = sums[:, -self.count :]
+            reference, tokens = self.scored(self.reference, groups, work)
+            batch["ref_sample_logps"] = reference[:, -self.count :]
             batch["ref_sample_token_logps"] = tokens[:, -self.count :]
         if self.judges.reward is not None:
             batch["rewards"] = self.rewards(indices, samples)
         if self.judges.ranker is not None:
-            batch["black_box_ranking"] = self._ranked(number, indices, samples, memory)
+            batch["black_box_ranking"] = self.processes.on_main(
+                lambda: self._ranked(number, indices, samples, memory)
+            )
         if self.calibration is not None:
             batch["ref_rewards"] = self.calibration[list(indices)]
         batch |= _recalled(memory, indices)
@@ -251,21 +295,6 @@ def _proposal(samples: Sequence[Sequence[Sample]], width: int) -> dict[str, Tens
     }
 
 
-@torch.no_grad()
-def _scored(
-    scoring: Scoring, groups: Sequence[Group], width: int, work: Work
-) -> tuple[Tensor, Tensor]:
-    """The reference's sums [B, W] and token tables [B, W, T]."""
-    families: list[Family] = [[group] for group in groups]
-    columns = len(groups[0].completions)
-    longest = max(width, max(len(part) for group in groups for part in group.completions))
-    tokens = torch.zeros(len(groups), columns, longest)
-    for part in scoring.buckets(families):
-        table, _ = scoring([families[index] for index in part], work)
-        tokens[part, :, : table.shape[1]] = table.float().cpu().reshape(len(part), columns, -1)
-    return tokens.sum(dim=-1).double(), tokens[:, :, :width]
-
-
 def _means(batch: Mapping[str, Tensor]) -> dict[str, float]:
     """Mean reward, KL to the reference and length of a round's samples."""
     means = {"sample_tokens": float(batch["sample_lengths"].mean())}
@@ -325,61 +354,3 @@ def _table(
         if values is not None:
             table[column] = values.flatten().tolist()
     return table
-
-
-def save_round(path: Path, found: Round) -> None:
-    """Write a round's tokens and tensors, so that a killed run finds them again."""
-    items = found.examples.items
-    tensors = {f"known.{name}": _stacked(items, name) for name in items[0].known} if items else {}
-    if found.reference is not None:
-        tensors["reference"] = found.reference.contiguous()
-    tokens = [item.group for item in items]
-    tensors["prompt_lengths"] = torch.tensor([len(group.prompt) for group in tokens])
-    tensors["prompts"] = torch.tensor([token for group in tokens for token in group.prompt])
-    lengths = [item.lengths for item in items]
-    tensors["lengths"] = torch.tensor(lengths).reshape(len(items), -1)
-    tensors["completions"] = torch.tensor(
-        [token for group in tokens for part in group.completions for token in part]
-    )
-    metadata = {f"mean.{name}": repr(value) for name, value in found.means.items()}
-    metadata |= {"kind": found.examples.kind, "places": "\n".join(item.place for item in items)}
-    save_tensors(path, tensors, metadata)
-
-
-def load_round(path: Path) -> Round:
-    """The round that `save_round` wrote."""
-    tensors, metadata = load_tensors(path)
-    prompts = iter(_cut(tensors["prompts"], tensors["prompt_lengths"].tolist()))
-    lengths = tensors["lengths"].long().tolist()
-    parts = iter(_cut(tensors["completions"], [n for several in lengths for n in several]))
-    known = {
-        name.removeprefix("known."): value
-        for name, value in tensors.items()
-        if name.startswith("known.")
-    }
-    places = metadata["places"].split("\n")
-    items = [
-        Example(
-            places[row],
-            (Group(next(prompts), [next(parts) for _ in several]),),
-            {name: value[row] for name, value in known.items()},
-        )
-        for row, several in enumerate(lengths)
-    ]
-    means = {
-        name.removeprefix("mean."): float(value)
-        for name, value in metadata.items()
-        if name.startswith("mean.")
-    }
-    kind = next(kind for kind in ROLES if kind == metadata["kind"])
-    return Round(Examples(kind, items), tensors.get("reference"), means)
-
-
-def _stacked(items: Sequence[Example], name: str) -> Tensor:
-    """One known quantity of all examples."""
-    return torch.stack([torch.as_tensor(item.known[name]) for item in items]).contiguous()
-
-
-def _cut(tokens: Tensor, lengths: Sequence[int]) -> list[list[int]]:
-    """A run of tokens as lists of the given lengths."""
-    return [part.tolist() for part in torch.split(tokens.long(), list(lengths))]

@@ -11,7 +11,6 @@ from trueup.objectives import Objective
 from trueup.training.config import TrainingConfig
 from trueup.training.examples import Examples, Limit, held_out, objective_names, tokenize
 from trueup.training.in_context import tokenize_in_context
-from trueup.training.monitoring import check_monitored
 
 Rows = Table | Iterable[Mapping[str, Any]]
 
@@ -73,8 +72,6 @@ def training_data(
             f"eval_every is {config.eval_every}, but there are no evaluation rows; give some or "
             "set eval_fraction"
         )
-    if config.monitor:
-        check_monitored(kind, objective.name)
     if eval_table is None and config.monitor:
         raise UserError(
             "monitor measures evaluation rows, but there are none; give some or set eval_fraction"

@@ -1,7 +1,7 @@
 """One forward pass of a batch, or part of it: tokens in, the objective's losses out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from trueup.models import Group, Work
 from trueup.objectives import Objective
 from trueup.objectives.protocol import ROLES, Stateful
 from trueup.training.distillation import Teachers
-from trueup.training.examples import Examples, by_role, roles_of
+from trueup.training.examples import Examples, by_role
 from trueup.training.processes import Processes
 from trueup.training.scoring import Family, Scoring
 from trueup.training.signals import planned, signals
@@ -118,10 +118,10 @@ def _taught(
     scoring: Scoring, batch: Batch, positions: Sequence[int], teachers: Teachers, work: Work
 ) -> tuple[Tensor, Tensor]:
     """Sums [b, W] of log-probabilities, and of the divergence from the teachers."""
+    indices = [batch.indices[position] for position in positions]
+    own, compare = teachers.comparison(batch.examples, indices, scoring.layout, work)
     families = batch.families(positions)
-    roles = roles_of(batch.examples.kind, batch.examples.width)
-    wanted = teachers.wanted(roles, len(positions))
-    table, _, divergence = scoring.taught(families, work, teachers, wanted)
+    table, _, divergence = replace(scoring, layout=own).compared(families, work, compare)
     sums = [value.sum(dim=1).reshape(len(positions), -1) for value in (table, divergence)]
     return sums[0], sums[1]
 

@@ -18,7 +18,6 @@ from trueup.models.shared_prefix import (
     head_inputs,
     head_logits_of_own_pass,
 )
-from trueup.objectives.protocol import ROLES, Data
 from trueup.selection.ches import Ches
 from trueup.training.examples import Examples
 from trueup.training.monitors import is_paired
@@ -28,11 +27,10 @@ from trueup.training.overoptimisation import (
     Tolerances,
     overoptimisation_flags,
     overoptimisation_report,
-    top_k_entropy,
-    top_k_mass,
+    top_k_statistics,
 )
 from trueup.training.processes import Processes
-from trueup.training.scoring import Scoring, autocast
+from trueup.training.scoring import Family, Scoring, autocast
 
 CHUNK = 256  # rows of logits at once
 FEWEST = 3  # evaluations: the one before training and the detector's patience of 2
@@ -82,26 +80,13 @@ class Monitor:
         found = {"chosen_likelihood": float(per_token[rows].mean()) if rows else math.nan}
         return found | ({"rejected_likelihood": float(others.mean())} if len(others) else {})
 
-    @torch.no_grad()
     def _statistics(self, rows: Sequence[int], work: Work) -> tuple[float, float]:
         """Mean top-k entropy and mass at the positions that predict the wanted completions."""
         families = [[_first(self.examples, row)] for row in rows]
-        heads = self._heads(rows)
-        own = Work()
-        values = torch.zeros(len(rows), 2, dtype=torch.float64)
-        parts = self.scoring.buckets(families)
-        for number in self.processes.share(len(parts)):
-            part = parts[number]
-            packed = self.scoring.packed([families[row] for row in part], own)
-            if heads is not None:
-                packed = replace(packed, heads=heads[part])
-            packed = packed.to(self.scoring.device)
-            with autocast(self.scoring.device, self.scoring.precision):
-                found = _token_statistics(self.scoring.scorer, packed, self.k)
-            sums = found.new_zeros(len(part), 2).index_add(0, packed.completion, found)
-            values[part] = (sums / packed.lengths[:, None]).cpu()
-        work.add(**self.processes.total_work(own).as_dict())
-        entropy, mass = self.processes.total(values).mean(dim=0).tolist()
+        values = top_k_means(
+            self.scoring, self.processes, families, self.k, work, heads=self._heads(rows)
+        )
+        entropy, mass = values[:, 0].mean(dim=0).tolist()
         return entropy, mass
 
     def _heads(self, rows: Sequence[int]) -> Tensor | None:
@@ -111,10 +96,37 @@ class Monitor:
         return self.examples.known(rows)["objective_ids"]
 
 
-def check_monitored(kind: Data, name: str) -> None:
-    """Raise UserError where an objective's rows hold no completion that is to become likelier."""
-    if ROLES[kind][0] in ("rejected", "sample"):
-        raise UserError(f"{name} reads no wanted completions; leave monitor out")
+@torch.no_grad()
+def top_k_means(
+    scoring: Scoring,
+    processes: Processes,
+    families: Sequence[Family],
+    k: int,
+    work: Work,
+    *,
+    heads: Tensor | None = None,
+) -> Tensor:
+    """Each completion's mean top-k entropy in bits and mass over its positions, [N, W, 2].
+
+    The processes share the passes, and all get all means.
+    Shapes: heads [N], the output head of each family, where the model has several and W is 1.
+    """
+    own = Work()
+    width = sum(len(group.completions) for group in families[0])
+    values = torch.zeros(len(families), width, 2, dtype=torch.float64)
+    parts = scoring.buckets(families)
+    for number in processes.share(len(parts)):
+        part = parts[number]
+        packed = scoring.packed([families[row] for row in part], own)
+        if heads is not None:
+            packed = replace(packed, heads=heads[part])
+        packed = packed.to(scoring.device)
+        with autocast(scoring.device, scoring.precision):
+            found = _token_statistics(scoring.scorer, packed, k)
+        sums = found.new_zeros(len(packed.lengths), 2).index_add(0, packed.completion, found)
+        values[part] = (sums / packed.lengths[:, None]).cpu().reshape(len(part), width, 2)
+    work.add(**processes.total_work(own).as_dict())
+    return processes.total(values)
 
 
 def good_so_far(evaluations: Sequence[Mapping[str, float]]) -> tuple[bool, int]:
@@ -172,10 +184,15 @@ def _first(examples: Examples, row: int) -> Group:
 
 def _token_statistics(scorer: nn.Module, packed: Packed, k: int) -> Tensor:
     """Entropy in bits and mass for every scored token, [N, 2] in float64."""
-    found = torch.zeros(len(packed.source), 2, dtype=torch.float64, device=packed.source.device)
-    for tokens, logits in _logits(scorer, packed):
-        found[tokens] = torch.stack([top_k_entropy(logits, k), top_k_mass(logits, k)], 1).double()
-    return found
+    order: list[Tensor] = []
+
+    def stream() -> Iterator[Tensor]:
+        for tokens, logits in _logits(scorer, packed):
+            order.append(tokens)
+            yield logits
+
+    values = torch.stack(top_k_statistics(stream(), k), dim=1).double()
+    return torch.empty_like(values).index_copy_(0, torch.cat(order), values)
 
 
 def _logits(scorer: nn.Module, packed: Packed) -> Iterator[tuple[Tensor, Tensor]]:

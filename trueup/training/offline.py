@@ -16,14 +16,13 @@ from trueup.training.checkpoints import State
 from trueup.training.config import learning_rate
 from trueup.training.data import TrainingData
 from trueup.training.distillation import Teachers
-from trueup.training.examples import mismatched
+from trueup.training.examples import Examples, mismatched
 from trueup.training.guards import guards
 from trueup.training.losses import Batch
 from trueup.training.monitoring import Monitor, ches_note, good_so_far, overoptimisation_note
 from trueup.training.policy import Policy
-from trueup.training.reference import Reference, reference_logps
+from trueup.training.reference import Reference, reference_logps, scored_once
 from trueup.training.result import TrainingResult
-from trueup.training.scoring import completion_logps
 from trueup.training.session import Session
 
 
@@ -47,7 +46,7 @@ class OfflineSession(Session):
         teachers: Teachers | None,
         settings: Mapping[str, Any],
     ) -> None:
-        """Score the reference, then put policy and optimiser where the run stands."""
+        """Ask the frozen models once, then put policy and optimiser where the run stands."""
         self.data = data
         self.teachers = teachers
         self.plan = Plan.of(len(data.train), self.config)
@@ -64,6 +63,7 @@ class OfflineSession(Session):
         )
         self.state.work.add(**self.reference.work.as_dict())
         self.taught = self._teacher_logps(objective, policy)
+        self._ask_teachers()
         self.loop = self.make_loop(objective, policy)
         if self.config.monitor:
             self._start_monitor(objective, policy)
@@ -90,18 +90,30 @@ class OfflineSession(Session):
         """The teacher's log-probabilities of whole completions, where they rank subsets."""
         if self.teachers is None or objective.data != "demonstrations":
             return {}
-        scoring = self.reference_scoring(self.teachers.teacher, policy)
+        found = scored_once(
+            self.reference_scoring(self.teachers.teacher, policy),
+            {
+                name: [*examples.families(range(len(examples)))]
+                for name, examples in self._parts().items()
+            },
+            model=self.teachers.teacher.fingerprint,
+            path=self.record.folder / "teacher-scores.safetensors",
+            processes=self.processes,
+            before_bucket=self.before_bucket,
+        )
+        self.state.work.add(**found.work.as_dict())
+        return found.values
+
+    def _ask_teachers(self) -> None:
+        """Have the teachers' answers to all examples at hand, where these are cached."""
+        if self.teachers is not None and self.teachers.cache is not None:
+            for name, examples in self._parts().items():
+                self.teachers.cache.learn(name, examples)
+
+    def _parts(self) -> dict[str, Examples]:
+        """The training examples, and those of the evaluation where there are any."""
         parts = {"train": self.data.train, "evaluation": self.data.evaluation}
-        found = {}
-        for name, examples in parts.items():
-            if examples is None:
-                continue
-            families = examples.families(range(len(examples)))
-            found[name], work = completion_logps(
-                scoring, families, processes=self.processes, before_bucket=self.before_bucket
-            )
-            self.state.work.add(**work.as_dict())
-        return found
+        return {name: examples for name, examples in parts.items() if examples is not None}
 
     def _taught(self, part: str, indices: list[int]) -> Tensor | None:
         """The teacher's numbers of some examples."""
@@ -112,7 +124,7 @@ class OfflineSession(Session):
         if self.state.step == 0 and not self.state.evaluations:
             self._evaluate()
         began, first = time.monotonic(), self.state.step
-        while self.state.step < self.steps and not self._has_stalled():
+        while self.state.step < self.steps and not self.has_stalled():
             step = self.state.step
             row, wants_stop = self.loop.step(
                 self._training_batch(step),
@@ -130,11 +142,8 @@ class OfflineSession(Session):
         policy, evaluations = self.loop.policy, self.state.evaluations
         if evaluations and evaluations[-1]["step"] != self.state.step:
             self._evaluate()
-        best = self.state.best_step
-        if self.config.monitor_stop and not self._has_stalled():
-            best = None  # nothing was wrong: the last weights stay
+        best = self.restore_best()
         if best is not None and best != self.state.step:
-            policy.restore(self.record.checkpoints.best(best))
             self.items = pd.DataFrame()
         if evaluations and self.items.empty:
             uncounted = replace(self.state, work=Work())
@@ -156,7 +165,7 @@ class OfflineSession(Session):
         is_last = step == self.steps
         if config.eval_every and step % config.eval_every == 0:
             self._evaluate()
-        if is_last or self._has_stalled():
+        if is_last or self.has_stalled():
             return
         if wants_stop:
             self.stop()
@@ -171,25 +180,14 @@ class OfflineSession(Session):
         row, self.items = self._evaluation(step, state)
         if self.monitor is not None:
             row |= self.monitor.measured(self.items, state.work)
-        state.evaluations.append(row)
-        self.processes.track({f"eval_{name}": value for name, value in row.items()}, step)
+        is_best = False
         if self.config.monitor_stop:
-            is_better, state.waited = good_so_far(state.evaluations)
+            is_best, state.waited = good_so_far([*state.evaluations, row])
         elif self.config.early_stopping is not None:
-            losses = {past["step"]: past["loss"] for past in state.evaluations[:-1]}
-            is_better = state.best_step is None or row["loss"] < losses[state.best_step]
-            state.waited = 0 if is_better else state.waited + 1
-        else:
-            return
-        if is_better:
-            state.best_step = step
-            if self.processes.is_main:
-                self.record.checkpoints.save_best(step, self.loop.policy.weights())
-
-    def _has_stalled(self) -> bool:
-        """Whether early stopping, or the monitor, ends the run here."""
-        patience = 1 if self.config.monitor_stop else self.config.early_stopping
-        return patience is not None and self.state.waited >= patience
+            losses = {past["step"]: past["loss"] for past in state.evaluations}
+            is_best = state.best_step is None or row["loss"] < losses[state.best_step]
+            state.waited = 0 if is_best else state.waited + 1
+        self.note_evaluation(row, is_best=is_best)
 
     def _training_batch(self, number: int) -> Batch:
         """The examples of a step with their reference."""

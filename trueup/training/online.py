@@ -3,81 +3,41 @@
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from trueup.data import Table
 from trueup.errors import InterruptedRun, UserError
 from trueup.files import write_table
-from trueup.models import LanguageModel
+from trueup.models import LanguageModel, Work
+from trueup.models.tensors import load_tensors, save_tensors
 from trueup.objectives import Objective
 from trueup.objectives.protocol import Collecting
 from trueup.stats import Estimate, mean
 from trueup.training.batches import Plan
-from trueup.training.collecting import Collector, Judges, Round, load_round, save_round
-from trueup.training.config import TrainingConfig, learning_rate
+from trueup.training.collecting import Collector, Judges
+from trueup.training.config import learning_rate
 from trueup.training.distillation import Teachers
 from trueup.training.losses import Batch
+from trueup.training.own_sample_signs import (
+    good_on_own_samples,
+    highest,
+    own_sample_note,
+    reward_drop_low,
+)
+from trueup.training.own_samples import OwnSamples
 from trueup.training.policy import Policy
 from trueup.training.prompts import Prompts
 from trueup.training.result import Progress, TrainingResult
+from trueup.training.rounds import WHOLE_TABLE, Round, Rounds, load_round, save_round
 from trueup.training.session import Session
-from trueup.training.tensors import load_tensors, save_tensors
 
-WHOLE_TABLE = ("dispreferred", "imitated")  # kinds whose samples are drawn for all rows at once
-
-
-@dataclass(frozen=True)
-class Rounds:
-    """When samples are drawn, and how long a round's updates last.
-
-    Fields: prompts are those of the table, per_round those of a round; starts are the optimiser
-            steps before which a round is drawn, and steps is where the last one ends.
-    """
-
-    prompts: int
-    per_round: int
-    starts: tuple[int, ...]
-    steps: int
-    seed: int
-    shuffle: bool
-
-    @classmethod
-    def of(cls, count: int, objective: Objective, config: TrainingConfig) -> "Rounds":
-        """The rounds over `count` prompts.
-
-        Kinds of WHOLE_TABLE draw all prompts at once, and again after `warmup_steps` every
-        `refresh_every` steps where the objective says so; others draw `round_prompts` at a time.
-        """
-        if objective.data in WHOLE_TABLE:
-            steps = config.steps or config.epochs * math.ceil(count / config.batch_size)
-            every = getattr(objective, "refresh_every", 0)
-            first = max(1, getattr(objective, "warmup_steps", 0))
-            again = range(first, steps, every) if every else ()
-            return cls(count, count, (0, *again), steps, config.seed, config.shuffle)
-        size = min(config.round_prompts or config.batch_size, count)
-        each = config.round_epochs * math.ceil(size / config.batch_size)
-        wanted = config.epochs * math.ceil(count / size)
-        number = math.ceil(config.steps / each) if config.steps else wanted
-        starts = tuple(range(0, number * each, each))
-        return cls(count, size, starts, number * each, config.seed, config.shuffle)
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def indices(self, number: int) -> list[int]:
-        """The prompts of a round."""
-        if self.per_round == self.prompts:
-            return list(range(self.prompts))
-        return Plan(self.prompts, self.per_round, 0, self.seed, self.shuffle).batch(number)
-
-    def length(self, number: int) -> int:
-        """The optimiser steps that a round is meant to last."""
-        return ([*self.starts, self.steps])[number + 1] - self.starts[number]
+HELD_OUT = "held_out"  # in the memory: the prompts' rewards before training, and at their highest
 
 
 class OnlineSession(Session):
@@ -87,6 +47,8 @@ class OnlineSession(Session):
     rounds: Rounds
     collector: Collector
     teachers: Teachers | None
+    held_out: OwnSamples | None = None
+    rewards: NDArray[np.float64] | None = None  # of the held-out prompts, under the last weights
 
     def prepare(
         self,
@@ -98,43 +60,47 @@ class OnlineSession(Session):
         teachers: Teachers | None,
     ) -> None:
         """Keep a frozen reference where one is needed, then stand where the run stands."""
-        if self.processes.count > 1:
-            raise UserError(
-                f"{objective.name} trains on own samples, which one process draws; launch one"
-            )
         assert isinstance(objective, Collecting)
         self.prompts = prompts
         self.teachers = teachers
         self.rounds = Rounds.of(len(prompts), objective, self.config)
         self.steps = self.rounds.steps
-        frozen = None
-        if objective.needs.reference or hasattr(objective, "calibration_samples"):
-            frozen = policy.source if reference is None else reference
+        frozen = policy.source if reference is None else reference
+        calibrates = hasattr(objective, "calibration_samples")
         self.loop = self.make_loop(objective, policy)
-        sampler = LanguageModel(policy.model, policy.source.tokenizer, name="policy")
+        scoring = None
+        if objective.needs.reference or calibrates or prompts.evaluation is not None:
+            scoring = self.reference_scoring(frozen, policy)
         self.collector = Collector(
             objective=objective,
             prompts=prompts,
             config=self.config,
-            policy=sampler,
-            reference=None if frozen is None else self.reference_scoring(frozen, policy),
+            processes=self.processes,
+            policy=LanguageModel(policy.model, policy.source.tokenizer, name="policy"),
+            reference=scoring if objective.needs.reference or calibrates else None,
             judges=judges,
             stopped=lambda: self.interrupts.seen,
         )
-        if frozen is not None:
+        if prompts.evaluation is not None:
+            k = self.config.monitor_k if self.config.monitor else None
+            collector = replace(self.collector, prompts=prompts.evaluation, reference=scoring)
+            self.held_out = OwnSamples(collector, self.loop.frozen, k)
+        if calibrates:
             self._calibrate(objective, frozen)
         self.restore()
 
     def go(self) -> None:
         """Take all rounds that are left."""
         began, first = time.monotonic(), self.state.step
-        while self.state.round < len(self.rounds):
+        self._evaluate_where_due()
+        while self.state.round < len(self.rounds) and not self.has_stalled():
             number = self.state.round
             found = self._round(number)
             plan = self._plan(number, found)
-            while self.state.place < plan.steps:
-                self._step(number, plan, found)
+            while self.state.place < plan.steps and not self.has_stalled():
+                wants_stop = self._step(number, plan, found)
                 self.say(self.state.rows[-1]["loss"], began, first)
+                self._after_step(number, plan, wants_stop=wants_stop)
             self.state.round += 1
             self.state.place = 0
         if not self.state.rows:
@@ -142,6 +108,11 @@ class OnlineSession(Session):
 
     def result(self) -> TrainingResult:
         """What the rounds gave: the tables, and what became of the reward."""
+        if self.held_out and self.state.evaluations[-1]["step"] != self.state.step:
+            self._evaluate(self.held_out)
+        best = self.restore_best()
+        if best is not None and best != self.state.step:
+            self.rewards = None
         items = pd.concat(
             [pd.read_parquet(path) for path in sorted(self._folder.glob("round-*.parquet"))],
             ignore_index=True,
@@ -149,21 +120,23 @@ class OnlineSession(Session):
         return TrainingResult(
             model=self.loop.policy.finished(str(self.record.out)),
             steps=pd.DataFrame(self.state.rows),
-            evaluations=pd.DataFrame(),
+            evaluations=pd.DataFrame(self.state.evaluations),
             items=items,
             guards=self._guards(items),
             work=self.state.work,
-            notes=[*self.prompts.notes(), *self._empty_rounds(items)],
+            best_step=best,
+            notes=self._notes(items),
         )
 
     def finish(self, result: TrainingResult, settings: Mapping[str, Any]) -> None:
         """Save everything; of the rounds their tables stay."""
         super().finish(result, settings)
-        for path in self._folder.glob("*.safetensors"):
-            path.unlink()
+        if self.processes.is_main:
+            for path in self._folder.glob("*.safetensors"):
+                path.unlink()
 
-    def _step(self, number: int, plan: Plan, found: Round) -> None:
-        """One update on a round's samples."""
+    def _step(self, number: int, plan: Plan, found: Round) -> bool:
+        """One update on a round's samples; whether someone asked to stop."""
         indices = plan.batch(self.state.place)
         reference = None if found.reference is None else found.reference[indices]
         share = self.rounds.length(number) * self.state.place / plan.steps
@@ -177,11 +150,57 @@ class OnlineSession(Session):
         row |= found.means
         self.processes.track(row, self.state.step)
         self.state.place += 1
+        return wants_stop
+
+    def _after_step(self, number: int, plan: Plan, *, wants_stop: bool) -> None:
+        """Evaluate and save where it is time to, and stop where someone asked for it."""
+        self._evaluate_where_due()
         is_last = number + 1 == len(self.rounds) and self.state.place == plan.steps
-        if wants_stop and not is_last:
+        if is_last or self.has_stalled():
+            return
+        if wants_stop:
             self.stop()
-        if self.config.save_every and self.state.step % self.config.save_every == 0 and not is_last:
+        if self.config.save_every and self.state.step % self.config.save_every == 0:
             self.save()
+
+    def _evaluate_where_due(self) -> None:
+        """Evaluate before the first step and every `eval_every` steps, once each."""
+        step, every, evaluations = self.state.step, self.config.eval_every, self.state.evaluations
+        is_due = step == 0 or (every and step % every == 0)
+        if self.held_out and is_due and not (evaluations and evaluations[-1]["step"] == step):
+            self._evaluate(self.held_out)
+
+    def _evaluate(self, held_out: OwnSamples) -> None:
+        """Answer the held-out prompts, and remember the best step."""
+        state = self.state
+        self.report(Progress("evaluating", state.step, self.steps, math.nan, None))
+        try:
+            measured, self.rewards = held_out.measured(state.work)
+        except InterruptedRun:
+            self.stop()
+        row = {"step": state.step, **measured}
+        if self.rewards is not None:
+            row |= self._compared(self.rewards, row)
+        past = [*state.evaluations, row]
+        is_best = False
+        if self.config.monitor_stop:
+            is_best, state.waited = good_on_own_samples(past)
+        elif self.config.early_stopping is not None:
+            is_best = highest(past) == len(past) - 1
+            state.waited = 0 if is_best else state.waited + 1
+        self.note_evaluation(row, is_best=is_best)
+
+    def _compared(self, rewards: NDArray[np.float64], row: Mapping[str, float]) -> dict[str, float]:
+        """How far the reward fell from its highest, whose prompts' rewards are remembered."""
+        earlier = self.state.evaluations
+        if not earlier:
+            self.state.memory[HELD_OUT] = {"first": rewards.tolist(), "highest": rewards.tolist()}
+            return {"reward_drop_low": math.nan}
+        known = self.state.memory[HELD_OUT]
+        low = reward_drop_low(known["highest"], rewards, earlier=len(earlier))
+        if highest([*earlier, row]) == len(earlier):
+            known["highest"] = rewards.tolist()
+        return {"reward_drop_low": low}
 
     def _round(self, number: int) -> Round:
         """The round under way, as it was drawn before a stop, or drawn now."""
@@ -196,9 +215,13 @@ class OnlineSession(Session):
             )
         except InterruptedRun:
             self.stop()
-        if len(found.examples):
-            save_round(path, found)
-        write_table(path.with_suffix(".parquet"), table)
+
+        def write() -> None:
+            if len(found.examples):
+                save_round(path, found)
+            write_table(path.with_suffix(".parquet"), table)
+
+        self.processes.on_main(write)
         return found
 
     def _plan(self, number: int, found: Round) -> Plan:
@@ -221,49 +244,51 @@ class OnlineSession(Session):
             self.collector.calibration = load_tensors(path)[0]["rewards"]
             return
         everything = range(len(self.prompts))
-        of_reference = Collector(
-            objective=objective,
-            prompts=self.prompts,
-            config=self.config,
+        of_reference = replace(
+            self.collector,
             policy=LanguageModel(frozen.model, frozen.tokenizer, name="reference"),
             reference=None,
-            judges=self.collector.judges,
-            stopped=self.collector.stopped,
         )
         self.report(Progress("calibrating", 0, len(self.prompts), math.nan, None))
-        samples = of_reference.drawn(everything, count, f"{self.config.seed}:calibration")
+        seed = f"{self.config.seed}:calibration"
+        samples = of_reference.drawn(everything, count, seed, self.state.work)
         rewards = of_reference.rewards(everything, samples)
-        self.state.work.add(**of_reference.policy.work.as_dict())
-        save_tensors(path, {"rewards": rewards})
+        self.processes.on_main(lambda: save_tensors(path, {"rewards": rewards}))
         self.collector.calibration = rewards
 
-    def _empty_rounds(self, items: pd.DataFrame) -> list[str]:
-        """A note where rounds kept no sample."""
-        if "kept" not in items:
-            return []
-        empty = int((~items.groupby("round")["kept"].any()).sum())
-        told = f"{empty} of {len(self.rounds)} rounds kept no sample and taught nothing"
-        return [told] if empty else []
+    def _notes(self, items: pd.DataFrame) -> list[str]:
+        """Remarks on the rows, on rounds that kept no sample, and what the monitor found."""
+        notes = self.prompts.notes()
+        if self.config.monitor:
+            notes.append(own_sample_note(self.state.evaluations))
+        if "kept" in items:
+            empty = int((~items.groupby("round")["kept"].any()).sum())
+            told = f"{empty} of {len(self.rounds)} rounds kept no sample and taught nothing"
+            notes += [told] if empty else []
+        return notes
 
     def _guards(self, items: pd.DataFrame) -> list[Estimate]:
         """The reward before and after on the same prompts, with the same random numbers.
 
-        Before are the first round's samples of the untrained policy; after, the trained policy
-        samples those prompts once more. Intervals go over prompts.
+        The prompts are those held out, else those of the first round, which is the untrained
+        policy's and is sampled once more by the trained one. Intervals go over prompts.
         """
         if self.collector.judges.reward is None:
             return []
-        indices = self.rounds.indices(0)
-        first = items[items["round"] == 1].groupby("prompt", sort=False)["reward"].mean()
-        before = first.loc[indices].to_numpy()
-        seed = f"{self.config.seed}:0"
-        samples = self.collector.drawn(indices, self.collector.count, seed)
-        after = self.collector.rewards(indices, samples).double().nanmean(dim=1).numpy()
-        parts: dict[str, np.ndarray] = {
-            "before": before,
-            "after": after,
-            "change": after - before,
-        }
+        if self.held_out is not None:
+            before = np.array(self.state.memory[HELD_OUT]["first"])
+            after = self.rewards
+            if after is None:
+                after = self.held_out.measured(Work())[1]
+        else:
+            indices = self.rounds.indices(0)
+            first = items[items["round"] == 1].groupby("prompt", sort=False)["reward"].mean()
+            before = first.loc[indices].to_numpy()
+            seed = f"{self.config.seed}:0"
+            samples = self.collector.drawn(indices, self.collector.count, seed, Work())
+            after = self.collector.rewards(indices, samples).double().nanmean(dim=1).numpy()
+        assert after is not None
+        parts = {"before": before, "after": after, "change": after - before}
         return [
             mean(values, audit="training", metric="reward", slice=name)
             for name, values in parts.items()

@@ -5,7 +5,7 @@ tells when they show, its tolerances and its patience are ours.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, NamedTuple, TypedDict, Unpack
@@ -135,21 +135,18 @@ def top_k_mass(logits: Tensor, k: int) -> Tensor:
 
 
 def top_k_statistics(
-    hidden: Tensor, weight: Tensor, k: int = TOP_K, chunk: int = 256, renormalize: bool = True
+    logits: Iterable[Tensor], k: int = TOP_K, renormalize: bool = True
 ) -> TokenStatistics:
-    """`top_k_entropy` and `top_k_mass` of a linear head's logits, without all logits at once.
+    """`top_k_entropy` and `top_k_mass` of logits that come a few rows at a time.
 
-    Shapes: hidden [S, D], weight [V, D] -> [S] each; never more than `chunk` rows of logits.
-    Raises: UserError where k or chunk is below 1.
+    Shapes: parts [n, V] of at least one tensor -> [S] each, S rows in the order of the stream.
+    Raises: UserError where k is below 1.
     """
-    check_at_least(1, chunk=chunk)
     parts = []
-    for states in torch.split(hidden, chunk):
-        top, total = _top_and_total(states @ weight.T, k)
+    for rows in logits:
+        top, total = _top_and_total(rows, k)
         mass = (top.logsumexp(-1) - total).exp()
         parts.append((_entropy_bits(top, total, renormalize), mass))
-    if not parts:
-        return TokenStatistics(hidden.new_zeros(0), hidden.new_zeros(0))
     return TokenStatistics(*map(torch.cat, zip(*parts, strict=True)))
 
 
@@ -247,9 +244,9 @@ def overoptimisation_flags(
         h < entropies[top] - entropy_tolerance for h, top in zip(entropies, tops, strict=True)
     ]
     is_thin = [m < masses[0] - mass_tolerance for m in masses]
-    falls = _ends_of_runs(has_fallen, patience)
+    falls = ends_of_runs(has_fallen, patience)
     turned = next((t for t in falls if tops[t] > 0), None)
-    fell = next(iter(_ends_of_runs(is_thin, patience)), None)
+    fell = next(iter(ends_of_runs(is_thin, patience)), None)
     suggestions = [] if turned is None else [tops[turned]]
     if fell is not None:
         suggestions.append(max(s for s in range(fell) if not is_thin[s]))
@@ -284,6 +281,11 @@ def overoptimisation_report(
     )
 
 
+def ends_of_runs(signs: Sequence[bool], length: int) -> list[int]:
+    """The places at which at least `length` signs in a row, this one the last, are True."""
+    return [t for t in range(length - 1, len(signs)) if all(signs[t + 1 - length : t + 1])]
+
+
 def _top_and_total(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest logits [..., k], and the log of all of them summed [...]."""
     check_at_least(1, k=k)
@@ -312,8 +314,3 @@ def _smoothed(values: Sequence[float], smoothing: float) -> list[float]:
         before = result[-1] if result else float(value)
         result.append(smoothing * before + (1 - smoothing) * float(value))
     return result
-
-
-def _ends_of_runs(signs: Sequence[bool], length: int) -> list[int]:
-    """Where at least `length` signs in a row, this one the last, are True."""
-    return [t for t in range(length - 1, len(signs)) if all(signs[t + 1 - length : t + 1])]

@@ -2,9 +2,9 @@
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -12,9 +12,10 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, LoggerType, ProjectConfiguration, gather_object
 from torch import Tensor, nn
 
-from trueup.errors import UserError, unknown_name
+from trueup.errors import TrueupError, UserError, unknown_name
 from trueup.models import Work
 
+T = TypeVar("T")
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
@@ -77,6 +78,43 @@ class Processes:
         """The lists of all processes, one after the other."""
         gathered: list[Any] = gather_object(values) if self.count > 1 else values
         return gathered
+
+    def shared(self, count: int, act: Callable[[list[int]], Sequence[T]]) -> list[T]:
+        """A value for each of `count` positions; each is made by one process and given to all.
+
+        Fields: act gives the values of some positions, in their order.
+        Raises: in every process what the act raises in one of them.
+        """
+
+        def own() -> list[tuple[int, T]]:
+            mine = self.share(count)
+            return list(zip(mine, act(mine), strict=True)) if mine else []
+
+        return [value for _, value in sorted(self._each(own), key=lambda pair: pair[0])]
+
+    def on_main(self, act: Callable[[], T]) -> T:
+        """What the act gives in the first process, which alone does it; all wait for it.
+
+        Raises: in every process what the act raises.
+        """
+        [value] = self._each(lambda: [act()] if self.is_main else [])
+        return value
+
+    def _each(self, act: Callable[[], list[T]]) -> list[T]:
+        """The lists of all processes, one after the other, or the first error of any of them."""
+        if self.count == 1:
+            return act()
+        values: list[T] = []
+        error: TrueupError | None = None
+        try:
+            values = act()
+        except TrueupError as raised:  # the others wait for this process: they must hear of it
+            error = raised
+        found = self.gather([(values, error)])
+        for _, failed in found:
+            if failed is not None:
+                raise failed
+        return [value for several, _ in found for value in several]
 
     def wait(self) -> None:
         """Wait until all processes stand here."""

@@ -12,10 +12,10 @@ from trueup.errors import UserError
 from trueup.files import disk_errors, write_json, write_table
 from trueup.models import LanguageModel, Work
 from trueup.models.multi_head import MultiHead
+from trueup.models.tensors import full_disk, new_folder
 from trueup.stats import Estimate
 from trueup.training.checkpoints import Checkpoints
 from trueup.training.result import TrainingResult
-from trueup.training.tensors import full_disk, new_folder
 
 SCHEMA = 1
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json")

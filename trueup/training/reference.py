@@ -1,9 +1,7 @@
 """Reference log-probabilities: computed once before the first step, stored, never served stale."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -11,7 +9,6 @@ from torch import Tensor
 
 from trueup.data import Table
 from trueup.errors import UserError
-from trueup.files import content_hash
 from trueup.models import Work
 from trueup.objectives import Objective
 from trueup.objectives.protocol import Data
@@ -20,7 +17,7 @@ from trueup.training.data import TrainingData
 from trueup.training.examples import mismatched
 from trueup.training.processes import Processes
 from trueup.training.scoring import Family, Scoring, completion_logps
-from trueup.training.tensors import load_tensors, save_tensors
+from trueup.training.stored import fingerprint, store, stored
 
 FORMAT = "2"  # raise it when the meaning of the stored numbers changes
 COLUMNS: dict[Data, tuple[str, ...]] = {
@@ -73,14 +70,28 @@ def reference_logps(
     }
     if not wanted:
         return Reference(given)
-    mark = _fingerprint(model, scoring, wanted)
-    known = _stored(path, mark)
-    if known is None:
-        known = _computed(scoring, wanted, processes, before_bucket)
-        if processes.is_main:
-            work = json.dumps(known.work.as_dict())
-            save_tensors(path, known.values, {"fingerprint": mark, "work": work})
+    known = scored_once(
+        scoring, wanted, model=model, path=path, processes=processes, before_bucket=before_bucket
+    )
     return Reference({**known.values, **given}, known.work)
+
+
+def scored_once(
+    scoring: Scoring,
+    wanted: Mapping[str, list[Family]],
+    *,
+    model: str,
+    path: Path,
+    processes: Processes,
+    before_bucket: Callable[[int, int], None],
+) -> Reference:
+    """Sums of every completion of these parts under one model: the stored ones, else computed."""
+    mark = fingerprint(FORMAT, [model], scoring, wanted)
+    found = stored(path, mark)
+    if found is None:
+        found = values, work = _computed(scoring, wanted, processes, before_bucket)
+        processes.on_main(lambda: store(path, mark, values, work))
+    return Reference(*found)
 
 
 def _from_tables(objective: Objective, data: TrainingData) -> dict[str, Tensor]:
@@ -146,35 +157,12 @@ def _wanted(objective: Objective, data: TrainingData, plan: Plan) -> dict[str, l
     return wanted
 
 
-def _fingerprint(model: str, scoring: Scoring, wanted: Mapping[str, list[Family]]) -> str:
-    """What the numbers depend on: weights, types, every token id, our version."""
-    parts = [
-        content_hash(
-            name,
-            *(f"{group.prompt}{group.completions}" for family in families for group in family),
-        )
-        for name, families in wanted.items()
-    ]
-    types = f"{scoring.dtype} {scoring.precision}"
-    return content_hash(FORMAT, version("trueup"), model, types, *parts)
-
-
-def _stored(path: Path, mark: str) -> Reference | None:
-    """The stored numbers, if they were made under the same fingerprint."""
-    if not path.is_file():
-        return None
-    values, metadata = load_tensors(path)
-    if metadata.get("fingerprint") != mark:
-        return None
-    return Reference(values, Work(**json.loads(metadata["work"])))
-
-
 def _computed(
     scoring: Scoring,
     wanted: Mapping[str, list[Family]],
     processes: Processes,
     before_bucket: Callable[[int, int], None],
-) -> Reference:
+) -> tuple[dict[str, Tensor], Work]:
     """Every part scored; the mismatched ones have one completion each and become vectors."""
     values, work = {}, Work()
     for name, families in wanted.items():
@@ -183,4 +171,4 @@ def _computed(
         )
         work.add(**spent.as_dict())
         values[name] = logps[:, 0].contiguous() if name.startswith("mismatched") else logps
-    return Reference(values, work)
+    return values, work

@@ -12,9 +12,9 @@ from trueup.stats import Estimate
 class Progress:
     """What a progress bar shows.
 
-    Fields: stage is "reference" (buckets scored before the first step), "calibrating", "sampling"
-            or "training" (optimiser steps); step of steps are done; loss is NaN and eta None where
-            nothing is trained.
+    Fields: stage is "reference" (buckets scored before the first step), "calibrating", "sampling",
+            "evaluating" (own samples) or "training" (optimiser steps); step of steps are done; loss
+            is NaN and eta None where nothing is trained.
     """
 
     stage: str

@@ -26,11 +26,12 @@ from trueup.training.offline import OfflineSession
 from trueup.training.online import OnlineSession
 from trueup.training.policy import Policy
 from trueup.training.processes import Processes
-from trueup.training.prompts import Prompts, read_prompts
+from trueup.training.prompts import Prompts, training_prompts
 from trueup.training.randomness import own_randomness
 from trueup.training.record import Record
 from trueup.training.result import Progress, TrainingResult
 from trueup.training.session import Report
+from trueup.training.teacher_cache import check_cached, remembering
 
 
 def train(
@@ -75,23 +76,23 @@ def train(
         eval_rows=eval_rows,
     )
     _check_sampling(chosen, config)
+    check_cached(chosen, config)
+    processes = Processes(lm.device, trackers=config.trackers, folder=record.folder)
     data: TrainingData | Prompts
     if isinstance(chosen, Collecting):
-        data = read_prompts(lm, rows, chosen.source, chosen.data, config)
+        data = training_prompts(lm, chosen, rows, eval_rows, config)
         in_place = False  # the frozen reference is the model as it was given
     else:
         if isinstance(chosen, Building):
-            rows = built_rows(lm, chosen, rows, config, record.folder)
+            rows = built_rows(lm, chosen, rows, config, record.folder, processes)
         data = training_data(lm, chosen, rows, eval_rows, config)
     models = {"reference": reference, "teacher": teacher, "reference teacher": ref_teacher}
     settings = _settings(lm, chosen, data, config, models, Judges(reward, ranker))
     record.check(settings, resume=resume)
-    processes = Processes(lm.device, trackers=config.trackers, folder=record.folder)
     if resume and record.status == "finished":
         return record.result(load(record.out, device=str(lm.device)))
     processes.wait()
-    if processes.is_main:
-        record.start(settings, resume=resume)
+    processes.on_main(lambda: record.start(settings, resume=resume))
     with Interrupts() as interrupts, own_randomness(config.seed, processes.device):
         heads = _heads(lm, chosen, data, config)
         policy = Policy(lm, config, device=processes.device, in_place=in_place, heads=heads)
@@ -101,9 +102,11 @@ def train(
         if isinstance(data, Prompts):
             session = OnlineSession(*parts)
             judges = Judges(reward, ranker)
+            teachers = remembering(teachers, session)
             session.prepare(chosen, policy, data, reference, judges, teachers)
         else:
             session = OfflineSession(*parts)
+            teachers = remembering(teachers, session)
             session.prepare(chosen, policy, data, reference, teachers, settings)
         processes.open_trackers(settings["training"])
         session.go()
@@ -139,21 +142,21 @@ def check_given(
             raise UserError(f"{objective.name} needs a {name}; give {option}")
         if given is not None and not is_needed:
             raise UserError(f"{objective.name} takes no {name}; leave {option.split()[0]} out")
-    if isinstance(objective, (Collecting, Building)) and eval_rows is not None:
+    if isinstance(objective, Building) and eval_rows is not None:
         raise UserError(
-            f"{objective.name} trains on its own samples and reads no evaluation rows; leave "
-            "--eval-data out, and audit the result"
+            f"{objective.name} trains on its own samples, from which it builds its rows, and reads "
+            "no evaluation rows; leave --eval-data out and set eval_fraction"
         )
 
 
 def _check_sampling(objective: Objective, config: TrainingConfig) -> None:
     """Raise UserError where a setting does not go with own samples, or makes them not its own."""
-    for name in ("eval_fraction", "eval_every", "early_stopping", "monitor"):
-        if isinstance(objective, Collecting) and getattr(config, name):
-            raise UserError(
-                f"{objective.name} trains on its own samples and is not evaluated on rows; leave "
-                f"{name} out, got {getattr(config, name):g}"
-            )
+    is_rewarded = objective.needs.rewards or not isinstance(objective, Collecting)
+    if config.early_stopping is not None and not is_rewarded:
+        raise UserError(
+            f"early_stopping waits for a higher held-out reward, which {objective.name} has not; "
+            "use monitor_stop"
+        )
     plain = (config.temperature, config.top_k, config.top_p) == (1.0, 0, 1.0)
     if objective.data == "samples" and objective.needs.rewards and not plain:
         raise UserError(
@@ -201,11 +204,9 @@ def _settings(
 
 def _hashes(data: TrainingData | Prompts) -> dict[str, str | None]:
     """What tells one set of rows from another."""
-    if isinstance(data, Prompts):
-        return {"data": data.hash, "evaluation data": None}
     evaluation = data.evaluation
     return {
-        "data": data.train.hash,
+        "data": data.hash if isinstance(data, Prompts) else data.train.hash,
         "evaluation data": None if evaluation is None else evaluation.hash,
     }
 

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from trueup.models import Group, LanguageModel, Work
 from trueup.models.prefix_tree import Tree, row_length
-from trueup.models.shared_prefix import Layout, Packed, buckets, pack
+from trueup.models.shared_prefix import Compared, Layout, Packed, buckets, pack
 from trueup.training.config import Precision, TrainingConfig
-from trueup.training.distillation import Teachers
 from trueup.training.processes import Processes
 
 Family = Sequence[Group]  # the prompts and completions of one example
@@ -65,15 +64,13 @@ class Scoring:
             table, mask, _ = self.scorer(packed.to(self.device))
         return table, mask
 
-    def taught(
-        self, families: Sequence[Family], work: Work, teachers: Teachers, wanted: Tensor
+    def compared(
+        self, families: Sequence[Family], work: Work, compare: Callable[[Packed], Compared]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The same, and the divergence from the teachers [C, T] of the wanted completions [C]."""
-        layout = teachers.narrowed(self.layout)
-        packed = replace(self, layout=layout).packed(families, work).to(self.device)
+        """The same, and each token's divergence [C, T] from what the rows are compared with."""
+        packed = self.packed(families, work).to(self.device)
         with autocast(self.device, self.precision):
-            compared = teachers.compare(packed, wanted, work)
-            table, mask, divergence = self.scorer(packed, compared)
+            table, mask, divergence = self.scorer(packed, compare(packed))
         return table, mask, divergence
 
     def packed(self, families: Sequence[Family], work: Work) -> Packed:

@@ -74,11 +74,13 @@ class Session:
 
     def finish(self, result: TrainingResult, settings: Mapping[str, Any]) -> None:
         """Save the model and the record."""
-        if self.processes.is_main:
+
+        def write() -> None:
             self.record.save_model(result.model, self.loop.policy.heads)
             self._write_card(result, settings)
             self.record.finish(settings, result)
-        self.processes.wait()
+
+        self.processes.on_main(write)
 
     @property
     def table(self) -> Table:
@@ -109,11 +111,40 @@ class Session:
         """Write a checkpoint."""
         policy = self.loop.policy
         randomness = self.processes.gather([random_state(self.processes.device)])
-        if self.processes.is_main:
+
+        def write() -> None:
             optimiser = optimiser_tensors(self.loop.optimiser, policy.trainable)
             tensors = Tensors(policy.weights(), optimiser, randomness)
             self.record.checkpoints.save(self.state, tensors)
-        self.processes.wait()
+
+        self.processes.on_main(write)
+
+    def note_evaluation(self, row: dict[str, float], *, is_best: bool) -> None:
+        """Add an evaluation to the table, and keep the weights where it is the best so far."""
+        step = self.state.step
+        self.state.evaluations.append(row)
+        self.processes.track({f"eval_{name}": value for name, value in row.items()}, step)
+        if is_best:
+            self.state.best_step = step
+            weights = self.loop.policy.weights
+            self.processes.on_main(lambda: self.record.checkpoints.save_best(step, weights()))
+
+    def has_stalled(self) -> bool:
+        """Whether early stopping, or the monitor, ends the run here."""
+        patience = 1 if self.config.monitor_stop else self.config.early_stopping
+        return patience is not None and self.state.waited >= patience
+
+    def restore_best(self) -> int | None:
+        """Put the best weights back where they are wanted; the step that they are of, or None.
+
+        Under the monitor they are wanted only where it ended the run.
+        """
+        best = self.state.best_step
+        if self.config.monitor_stop and not self.has_stalled():
+            return None
+        if best is not None and best != self.state.step:
+            self.loop.policy.restore(self.record.checkpoints.best(best))
+        return best
 
     def restore(self) -> None:
         """Go on from the newest checkpoint, if there is one."""

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -19,29 +20,38 @@ METADATA = "trueup"  # the one entry of the header that is ours
 
 
 def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
 ) -> None:
     """Write the tensors as safetensors, atomically; equal content gives equal bytes.
 
     safetensors writes several metadata entries in random order, so ours are one JSON text.
+    Raises: UserError where the disk is full.
     """
     header = {METADATA: json.dumps(dict(metadata), sort_keys=True)} if metadata else None
     with replacing(path) as temporary, full_disk():
         safetensors.torch.save_file(dict(tensors), temporary, metadata=header)
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a file; each tensor owns its memory.
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the metadata of a file that can be made again.
 
     Raises: UserError where the file is no safetensors file.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            names = file.keys()
-            metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
-            return {name: file.get_tensor(name).clone() for name in names}, metadata
+        return read_tensors(path)
     except safetensors.SafetensorError as error:
         raise UserError(f"{path}: is damaged ({error}); remove it and run again") from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors on the CPU, each in its own memory, and our metadata, {} in a foreign file.
+
+    Raises: SafetensorError where the file is no safetensors file, OSError where there is none.
+    """
+    with safetensors.safe_open(path, framework="pt") as file:
+        names = file.keys()
+        metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+        return {name: file.get_tensor(name).clone() for name in names}, metadata
 
 
 @contextlib.contextmanager
