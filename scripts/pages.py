@@ -10,12 +10,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from trueup import catalog
 from trueup.catalog import Entry
+from trueup.taxonomies import NAMES, Node, load
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -69,6 +70,21 @@ def base() -> str:
     return _table(("name", "paper", "kind", "stage", "status"), rows)
 
 
+def taxonomies() -> str:
+    """Every survey's tree as nested lists, a gap as a dash."""
+    entries = catalog.load(base=True)
+    proven = {name for entry in entries if entry.status == "proven" for name in entry.names}
+    parts = []
+    for tree in map(load, NAMES):
+        link = f"https://arxiv.org/abs/{tree.source.rsplit(maxsplit=1)[-1]}"
+        counts = f"leaves: {len(tree.leaves)}, gaps: {len(tree.gaps())}"
+        parts.append(
+            f"## {tree.name}\n\n{tree.title}; {counts}. [{tree.source}]({link}). {tree.note}"
+        )
+        parts.append("\n".join(line for node in tree.children for line in _branch(node, proven)))
+    return "\n\n".join(parts)
+
+
 def objectives() -> str:
     """One section for each training objective, from its docstring and its fields."""
     from trueup.objectives import OBJECTIVES
@@ -96,10 +112,40 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "proven": proven,
     "papers": papers,
     "base": base,
+    "taxonomies": taxonomies,
     "objectives": objectives,
     "audits": audits,
     "commands": commands,
 }
+
+
+def _branch(node: Node, proven: Collection[str], depth: int = 0) -> Iterable[str]:
+    """A place of a taxonomy and all below it, one list item each."""
+    names = [f"`{name}`" + ("" if name in proven else " (planned)") for name in node.methods]
+    here = ", ".join(names) or ("" if node.children else "-")
+    title = f"\\+ {node.title}" if node.is_added else node.title
+    line = f"{'    ' * depth}- {title}"
+    if here:
+        line += f": {here}"
+    facts = [*_metric_facts(node), *_dataset_facts(node), *([node.note] if node.note else [])]
+    yield "; ".join([line, *facts])
+    for child in node.children:
+        yield from _branch(child, proven, depth + 1)
+
+
+def _metric_facts(node: Node) -> Iterable[str]:
+    """How to read the number of a metric."""
+    if node.metric:
+        yield f"neutral {node.metric.neutral}, range {node.metric.range}, {node.metric.sign}"
+        yield f"n counts: {node.metric.item}; needs {node.metric.needs}"
+
+
+def _dataset_facts(node: Node) -> Iterable[str]:
+    """Size, licence, harms and groups of a dataset."""
+    if node.dataset:
+        data = node.dataset
+        yield f"{data.size:,} {data.unit} ({data.size_source}), {data.licence}"
+        yield f"harms: {', '.join(data.harms)}; groups: {', '.join(data.groups) or 'none named'}"
 
 
 def _sections(

@@ -133,7 +133,7 @@ def test_finished_audit_is_given_back_without_measuring(
     tiny_llama: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     first = trueup.audit(tiny_llama, "crows-pairs", data=SENTENCES, out=tmp_path / "a")
-    monkeypatch.delattr(CrowsPairs, "measure")
+    monkeypatch.setattr(CrowsPairs, "measure", None, raising=False)
     again = trueup.audit(tiny_llama, "crows-pairs", data=SENTENCES, out=tmp_path / "a", resume=True)
     assert again.estimates == first.estimates
 
@@ -168,7 +168,7 @@ def test_number_of_another_model_is_never_served(
     [
         ([], {}, "no audit is named; known: association"),
         (["crows-pairs", "crows-pairs"], {}, "audit 'crows-pairs' is named twice"),
-        (["crows-pairs"], {"lvel": 1}, "no audit has a field 'lvel'; crows-pairs has score"),
+        (["crows-pairs"], {"lvel": 1}, "no audit has a field 'lvel'; crows-pairs has .*score"),
         (["crowspairs"], {}, "did you mean 'crows-pairs'"),
     ],
 )

@@ -16,7 +16,8 @@ KEYWORDS = {
         "path_or_id", "dtype", "device", "adapter", "heads", "trust_remote_code", "revision",
     ],
     "audit": [
-        "model", "audits", "data", "out", "seed", "resume", "device", "dtype", "heads", "progress",
+        "model", "audits",
+        "suite", "data", "out", "seed", "resume", "device", "dtype", "heads", "progress",
     ],
     "align": [
         "model", "objective", "data", "out", "eval_data", "reference", "reward", "teacher",

@@ -9,8 +9,10 @@ from trueup.cli.gate import COMPARISON_FUNCTIONS, ESTIMATE_FUNCTIONS, parse
 from trueup.errors import UserError
 
 
-def estimate(metric: str = "share", part: str = "all", **numbers: float) -> dict[str, object]:
-    values = {"value": 0.6, "low": 0.5, "high": 0.7, "n": 20} | numbers
+def estimate(
+    metric: str = "share", part: str = "all", **numbers: float | None
+) -> dict[str, object]:
+    values = {"value": 0.6, "low": 0.5, "high": 0.7, "n": 20, "ideal": 0.5} | numbers
     return {"audit": "crows-pairs", "metric": metric, "slice": part, **values}
 
 
@@ -77,6 +79,44 @@ def test_undefined_number_trips_unless_the_rest_decides(text: str, trips: bool):
     outcome = parse(text, ESTIMATE_FUNCTIONS).check(ROWS)
     assert outcome.is_tripped is trips
     assert "low(crows-pairs.share@age (old)) is undefined" in str(outcome)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "trips"),
+    [(0.51, 0.7, True), (0.5, 0.7, False), (0.3, 0.7, False), (0.3, 0.49, True), (0.3, 0.5, False)],
+)
+def test_beyond_is_how_far_the_interval_lies_off_the_ideal(low: float, high: float, trips: bool):
+    rows = [estimate(value=(low + high) / 2, low=low, high=high)]
+    near = parse("beyond(crows-pairs.share) > 0", ESTIMATE_FUNCTIONS)
+    assert near.check(rows).is_tripped is trips
+    far = parse("beyond(crows-pairs.share) > 0.009", ESTIMATE_FUNCTIONS)
+    assert far.check(rows).is_tripped is trips
+
+
+@pytest.mark.parametrize("bounds", [(math.nan, 0.7), (0.4, math.nan)])
+def test_beyond_without_both_bounds_is_undefined_and_trips(bounds: tuple[float, float]):
+    rows = [estimate(low=bounds[0], high=bounds[1])]
+    outcome = parse("beyond(crows-pairs.share) > 1", ESTIMATE_FUNCTIONS).check(rows)
+    assert outcome.is_tripped
+    assert "undefined" in str(outcome)
+
+
+@pytest.mark.parametrize("value", [0.25, 0.75])
+def test_gap_is_the_distance_from_the_ideal_on_either_side(value: float):
+    gate = parse("gap(crows-pairs.share) >= 0.25", ESTIMATE_FUNCTIONS)
+    assert gate.check([estimate(value=value)]).is_tripped
+    assert not gate.check([estimate(value=0.5 + (value - 0.5) / 2)]).is_tripped
+
+
+@pytest.mark.parametrize("function", ["gap", "beyond"])
+def test_distance_from_an_ideal_needs_one(function: str):
+    gate = parse(f"{function}(crows-pairs.share) > 0", ESTIMATE_FUNCTIONS)
+    said = "gap\\(\\) and beyond\\(\\) need a metric with an ideal, got crows-pairs.share"
+    with pytest.raises(UserError, match=said):
+        gate.check([estimate(ideal=None)])
+    with pytest.raises(UserError, match=said):
+        gate.check_ideals({("crows-pairs", "share"): None})
+    gate.check_ideals({("crows-pairs", "share"): 0.5, ("crows-pairs", "other"): None})
 
 
 @pytest.mark.parametrize(

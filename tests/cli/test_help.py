@@ -7,7 +7,9 @@ from syrupy.assertion import SnapshotAssertion
 
 from tests.cli.conftest import Trueup
 
-VERBS = ["demo", "audit", "align", "compare", "generate", "select", "methods", "report", "run"]
+VERBS = [
+    "demo", "audit", "estimate", "align", "compare", "generate", "select", "methods", "report", "run"
+]  # fmt: skip
 LATER = ["serve", "synthesize", "calibrate"]
 
 

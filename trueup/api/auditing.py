@@ -57,7 +57,7 @@ def audit(
         lm = opened(model, device=device, dtype=dtype, heads=heads)
         ready = found(suite, lm, data)
         audits, data, skipped = list(ready.data), ready.data, ready.skipped
-    chosen = chosen_audits(audits, settings)
+    chosen = chosen_audits(audits, settings, seed=seed)
     jobs = [job_of(each, data) for each in chosen]
     if lm is None:
         lm = opened(model, device=device, dtype=dtype, heads=heads)
@@ -68,9 +68,11 @@ def audit(
 
 
 def chosen_audits(
-    audits: "str | Audit | Sequence[str | Audit]", settings: Mapping[str, Any]
+    audits: "str | Audit | Sequence[str | Audit]", settings: Mapping[str, Any], *, seed: int = 0
 ) -> "tuple[Audit, ...]":
     """The audits as instances, each with those settings that are its fields.
+
+    Fields: seed goes to those named ones that draw, unless the settings hold one.
 
     Raises: UserError where a name is unknown or stands twice, or no audit has a setting's field.
     """
@@ -89,8 +91,16 @@ def chosen_audits(
         if not any(setting in own for own in known.values()):
             told = "; ".join(f"{name} has {', '.join(own)}" for name, own in known.items())
             raise UserError(f"no audit has a field {setting!r}; {told}")
+    drawn = {"seed": seed, **settings}
     return tuple(
-        made(each, {key: value for key, value in settings.items() if key in known[name]})
+        made(
+            each,
+            {
+                key: value
+                for key, value in (drawn if isinstance(each, str) else settings).items()
+                if key in known[name]
+            },
+        )
         for name, each in zip(names, several, strict=True)
     )
 

@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from trueup.api.audit_run import AuditRun
+from trueup.api.audit_run import AuditRun, estimated
 from trueup.api.tables import as_text, comparison_tables
 from trueup.errors import UserError, check_at_least
-from trueup.files import plain
+from trueup.files import content_hash, plain
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
 
     from trueup.audits.comparison import ComparisonRow
+    from trueup.audits.protocol import Audit
+    from trueup.interop import ForeignLog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,6 @@ class Comparison:
 
     def save(self, folder: str | Path) -> "Comparison":
         """Write compare.json and the report into a new run folder, and give it back with it."""
-        from trueup.files import content_hash
         from trueup.report import report_run
         from trueup.runs import Run
 
@@ -78,21 +79,25 @@ def compare(
 ) -> Comparison:
     """Compare two audits, probe by probe: paired tests, Holm-adjusted over all rows.
 
-    Fields: before and after are runs or their folders; out is the run folder to write; smallest is
-            the smallest change that matters, in the metrics' unit: a lesser one has no verdict.
-    Raises: UserError where they share no audit or no probe, or were made with other settings.
+    Fields: before and after are runs or their folders, or two logs of another tool: samples_*.jsonl
+            of lm-evaluation-harness (a file, or a results folder), .eval or .json of inspect_ai;
+            out is the run folder to write; smallest is the smallest change that matters, in the
+            metrics' unit: a lesser one has no verdict.
+    Edges:  items of logs pair by prompt and target; their epochs and duplicates are clusters.
+    Raises: UserError where they share no audit or no probe, or were made with other settings; of
+            logs also where a prompt of the smaller one is not in the other.
     """
     from trueup.audits.comparison import compare_audits
 
     check_at_least(0, smallest=smallest)
-    sides = [
-        side if isinstance(side, AuditRun) else AuditRun.open(side) for side in (before, after)
-    ]
+    first, second, told = _opened(before, after)
+    sides = [first, second]
     shared = [name for name in sides[0].names if name in sides[1].names]
     if not shared:
         have = " and ".join(", ".join(side.names) for side in sides)
         raise UserError(f"the runs share no audit, got {have}; audit both models alike")
-    notes = [
+    notes = [*told]
+    notes += [
         f"{name} was measured in one run only, and is left out"
         for name in sorted({*sides[0].names} ^ {*sides[1].names})
     ]
@@ -109,12 +114,60 @@ def compare(
     return result if out is None else result.save(out)
 
 
+def _opened(
+    before: AuditRun | str | Path, after: AuditRun | str | Path
+) -> tuple[AuditRun, AuditRun, Sequence[str]]:
+    """Both sides as audits, and what is to be told of the logs of another tool.
+
+    Raises: UserError where one side only is such a log.
+    """
+    from trueup.interop import is_foreign, joined, read_log
+
+    sides = before, after
+    logs = [side for side in sides if not isinstance(side, AuditRun) and is_foreign(side)]
+    if not logs:
+        first, second = (_audit_of(side) for side in sides)
+        return first, second, []
+    if len(logs) == 1:
+        raise UserError(
+            f"{logs[0]}: is another tool's log, and the other run is none; give two of one tool"
+        )
+    pair = joined(read_log(logs[0]), read_log(logs[1]))
+    first, second = map(_audit_of_log, pair)
+    told = (note for side in (*pair, first, second) for note in side.notes)
+    return first, second, list(dict.fromkeys(told))
+
+
+def _audit_of(side: AuditRun | str | Path) -> AuditRun:
+    """The audit itself, or the one that a run folder holds."""
+    return side if isinstance(side, AuditRun) else AuditRun.open(side)
+
+
+def _audit_of_log(log: "ForeignLog") -> AuditRun:
+    """Another tool's log as an audit; its folder is the log, and there is no hash of the model."""
+    audits = cast("tuple[Audit, ...]", log.tasks)
+    estimates, notes = estimated(audits, log.tables)
+    return AuditRun(
+        model=log.model,
+        model_hash="",
+        audits=audits,
+        estimates=estimates,
+        tables=log.tables,
+        arguments={"tool": log.tool},
+        data=[str(log.source)],
+        data_hash=content_hash(log.source),
+        notes=notes,
+        folder=log.source,
+    )
+
+
 def _check_settings(name: str, before: AuditRun, after: AuditRun) -> None:
     """Refuse runs whose audit had other settings: their numbers mean other things."""
     sides: list[Any] = [run.audits[run.names.index(name)] for run in (before, after)]
     first, second = (plain(asdict(side)) for side in sides)
+    varied = getattr(sides[0], "varied", ())  # what two runs may differ in to be compared
     for field, value in first.items():
-        if second.get(field) != value:
+        if second.get(field) != value and field not in varied:
             raise UserError(
                 f"{name}: the runs differ in {field!r}, {value!r} before and "
                 f"{second.get(field)!r} after; audit both models with the same settings"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from trueup.cli import align, audit, compare, demo, generate, methods, report, run, select
+from trueup.cli import align, audit, compare, demo, estimate, generate, methods, report, run, select
 from trueup.cli.group import VerbGroup
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, audit, align, compare, generate, select, methods, report, run):
+for verb in (demo, audit, estimate, align, compare, generate, select, methods, report, run):
     verb.add_to(app)
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trueup.cli import gate, printing
+from trueup.cli.gate_repeats import Repeat, RepeatPolicy, Repeats, decide
 from trueup.cli.options import (
     AsJson,
     Audited,
@@ -19,6 +20,7 @@ from trueup.cli.options import (
     heads_of,
     settings_of,
 )
+from trueup.cli.shown_audit import show_audit
 from trueup.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,10 +66,15 @@ def audit(
     resume: Resume = False,
     as_json: AsJson = False,
     fail_if: FailIf = None,
+    repeat: Repeat = 1,
+    repeat_policy: RepeatPolicy = "majority",
 ) -> None:
     """Measure where a model leans: every number with its interval and n."""
     chosen, weights = settings_of(settings), heads_of(heads)
     expression = None if fail_if is None else gate.parse(fail_if, gate.ESTIMATE_FUNCTIONS)
+    repeats = Repeats(times=repeat, policy=repeat_policy)
+    if repeat > 1 and (expression is None or suite):
+        raise UserError("--repeat needs --fail-if, which it decides, and audits named by --audit")
     names = audits or []
     if bool(names) == bool(suite):
         raise UserError("name what to measure: --audit NAME, repeatable, or one --suite NAME")
@@ -77,33 +84,39 @@ def audit(
     with printing.working() as progress:
         from trueup.api.auditing import audit as measure
         from trueup.api.auditing import chosen_audits
+        from trueup.api.repeating import reseeded
 
-        instances = () if suite else chosen_audits(names, chosen)
+        instances = () if suite else chosen_audits(names, chosen, seed=seed)
         if expression is not None and not suite:
-            expression.check_names((a.name, metric.name) for a in instances for metric in a.metrics)
-        run = measure(
-            model,
-            instances,
-            suite=suite,
-            data=sources,
-            out=out,
-            seed=seed,
-            resume=resume,
-            device=device,
-            dtype=dtype,
-            heads=weights,
-            progress=progress,
-            **(chosen if suite else {}),
+            ideals = {(a.name, m.name): m.ideal for a in instances for m in a.metrics}
+            expression.check_names(ideals)
+            expression.check_ideals(ideals)
+        if repeat > 1:
+            reseeded(instances, 1)
+
+        def measured(number: int) -> "AuditRun":
+            return measure(
+                model,
+                reseeded(instances, number),
+                suite=suite,
+                data=sources,
+                out=out / "repeats" / f"seed-{number}" if out and number else out,
+                seed=seed,
+                resume=resume,
+                device=device,
+                dtype=dtype,
+                heads=weights,
+                progress=progress,
+                **(chosen if suite else {}),
+            )
+
+        run = measured(0)
+        outcome = decide(
+            expression,
+            repeats,
+            lambda number: (measured(number) if number else run).as_dict()["estimates"],
         )
-    outcome = None if expression is None else expression.check(run.as_dict()["estimates"])
-    if as_json:
-        places = {"out": run.folder, "report": run.folder and run.folder / "report.html"}
-        gated = {} if outcome is None else {"fail_if": outcome.as_dict()}
-        printing.show_json(run.as_dict() | {"notes": list(run.notes)} | places | gated)
-    else:
-        _show(run)
-    if outcome is not None:
-        gate.leave(outcome)
+    show_audit(run, outcome, as_json=as_json)
 
 
 def data_of(audits: list[str], data: list[str]) -> dict[str, str]:
@@ -131,11 +144,3 @@ def folder_of(data: list[str]) -> str | None:
     if len(data) > 1:
         raise UserError(f"a suite reads one folder, --data is given {len(data)} times")
     return data[0] if data else None
-
-
-def _show(run: "AuditRun") -> None:
-    """The tables, what must be known beside them, and where it all lies."""
-    printing.show(run.table())
-    printing.show_notes(run.notes)
-    if run.folder is not None:
-        printing.show_lines(f"\nreport: {run.folder / 'report.html'}")

@@ -19,7 +19,13 @@ def add_to(app: typer.Typer) -> None:
 
 
 def compare(
-    before: Annotated[str, typer.Argument(metavar="BEFORE", help="The run folder of an audit.")],
+    before: Annotated[
+        str,
+        typer.Argument(
+            metavar="BEFORE",
+            help="The run folder of an audit; or samples of lm_eval, or a log of inspect.",
+        ),
+    ],
     after: Annotated[str, typer.Argument(metavar="AFTER", help="The same, of the other model.")],
     out: OptionalOut = None,
     smallest: Annotated[

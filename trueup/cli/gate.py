@@ -5,7 +5,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import typer
 
@@ -28,6 +28,8 @@ ESTIMATE_FUNCTIONS: dict[str, Callable[[Row], float]] = {
     "value": lambda row: row["value"],
     "abs": lambda row: abs(row["value"]),
     "n": lambda row: row["n"],
+    "gap": lambda row: abs(row["value"] - _ideal(row)),
+    "beyond": lambda row: _beyond(row["low"] - _ideal(row), _ideal(row) - row["high"]),
 }
 COMPARISON_FUNCTIONS: dict[str, Callable[[Row], float]] = {
     "low": lambda row: row["low"],
@@ -39,6 +41,7 @@ COMPARISON_FUNCTIONS: dict[str, Callable[[Row], float]] = {
     "p": lambda row: row["p_adjusted"],
     "n": lambda row: row["n_pairs"],
 }
+NEED_IDEAL = ("gap", "beyond")
 DEEPEST = 50
 EXAMPLE = 'write it like "low(crows-pairs.share) > 0.1"'
 
@@ -101,6 +104,13 @@ class Gate:
             if reading.audit and f"{reading.audit}.{reading.metric}" not in known:
                 raise _in_gate(unknown_name("metric", f"{reading.audit}.{reading.metric}", known))
 
+    def check_ideals(self, ideals: Mapping[tuple[str, str], float | None]) -> None:
+        """Refuse gap() and beyond() of a metric that has no ideal, before any work."""
+        for reading in self.readings:
+            metric = (reading.audit, reading.metric)
+            if reading.function in NEED_IDEAL and ideals.get(metric, 0.0) is None:
+                raise _without_ideal(f"{reading.audit}.{reading.metric}")
+
     def _number(self, reading: Reading, rows: Sequence[Row]) -> float:
         """The number that one reading names."""
         if reading.function == "count":
@@ -113,6 +123,19 @@ class Gate:
             raise _in_gate(unknown_name(kind, reading.slice, slices))
         number = self.functions[reading.function](slices[reading.slice])
         return math.nan if number is None else float(number)
+
+
+class Verdict(Protocol):
+    """How a gate decided."""
+
+    @property
+    def is_tripped(self) -> bool:
+        """Whether the command fails."""
+        ...
+
+    def as_dict(self) -> dict[str, Any]:
+        """The decision as `--json` holds it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -141,6 +164,7 @@ def parse(text: str, functions: Mapping[str, Callable[[Row], float]]) -> Gate:
 
     TERM is a number or FUNCTION(AUDIT.METRIC) or FUNCTION(AUDIT.METRIC@SLICE), the inside in
     double quotes where it holds parentheses; for comparisons also count(VERDICT).
+    gap() is a number's distance from its ideal, beyond() that of its interval: 0 where it holds it.
 
     Raises: UserError with the column of what cannot be read.
     """
@@ -153,7 +177,7 @@ def parse(text: str, functions: Mapping[str, Callable[[Row], float]]) -> Gate:
     return Gate(text, tuple(dict.fromkeys(parser.readings)), test, functions)
 
 
-def leave(outcome: Outcome) -> None:
+def leave(outcome: Verdict) -> None:
     """Say on stderr how the gate decided, and exit with 3 where it tripped."""
     printing.note(str(outcome))
     if outcome.is_tripped:
@@ -162,6 +186,22 @@ def leave(outcome: Outcome) -> None:
 
 def _in_gate(error: UserError) -> UserError:
     return UserError(f"--fail-if: {error}")
+
+
+def _ideal(row: Row) -> float:
+    """The value of an unbiased model."""
+    if row["ideal"] is None:
+        raise _without_ideal(f"{row['audit']}.{row['metric']}")
+    return float(row["ideal"])
+
+
+def _without_ideal(name: str) -> UserError:
+    return UserError(f"--fail-if: gap() and beyond() need a metric with an ideal, got {name}")
+
+
+def _beyond(above: float, below: float) -> float:
+    """How far an interval lies off the ideal: 0 where it holds it, NaN without both bounds."""
+    return math.nan if math.isnan(above + below) else max(above, below, 0.0)
 
 
 Test = Callable[[Mapping[Reading, float]], bool | None]

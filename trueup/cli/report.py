@@ -18,8 +18,21 @@ def add_to(app: typer.Typer) -> None:
 def report(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")],
     as_json: AsJson = False,
+    model_card: Annotated[
+        bool,
+        typer.Option("--model-card", help="Print an audit's numbers as a model card's metadata."),
+    ] = False,
 ) -> None:
     """Write report.html of a run again, and print its path."""
+    if model_card:
+        from trueup.api.model_index import model_index
+
+        yaml = model_index(run)
+        if as_json:
+            printing.show_json({"model_card": yaml})
+        else:
+            printing.show_lines(yaml)
+        return
     with printing.working():
         from trueup.report import report_run
 
