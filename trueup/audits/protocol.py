@@ -12,6 +12,8 @@ from trueup.data import Row, Table
 from trueup.errors import UserError
 from trueup.models.language_model import LanguageModel
 from trueup.models.masked_language_model import MaskedLanguageModel
+from trueup.models.writer import Text as Text
+from trueup.models.writer import Writer as Writer
 from trueup.stats import Estimate
 from trueup.stats.estimate import Array
 from trueup.stats.resampling import mean_of_sums
@@ -48,35 +50,6 @@ class OtherModel(Protocol):
 
 Model = LanguageModel | MaskedLanguageModel | OtherModel
 
-
-class Text(Protocol):
-    """One completion."""
-
-    @property
-    def text(self) -> str:
-        """What was written, without the prompt."""
-        ...
-
-
-class Writer(Protocol):
-    """A model that writes: `LanguageModel`, an endpoint, or whatever has this one function."""
-
-    def sample(
-        self,
-        prompts: Sequence[Any],
-        *,
-        n: int = 1,
-        max_new_tokens: int = 64,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        stop: Sequence[str] = (),
-        seed: int = 0,
-    ) -> Sequence[Sequence[Text]]:
-        """`n` completions of every prompt; the same seed gives the same ones in any batch."""
-        ...
-
-
-Slices = dict[str, NDArray[np.bool_]]
 
 CHUNK = 256  # probes that are measured, and can be saved, together
 

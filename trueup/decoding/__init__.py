@@ -1,0 +1,1 @@
+"""Decoding: what steers a model while it writes, without training."""
