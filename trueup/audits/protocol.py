@@ -51,6 +51,8 @@ class OtherModel(Protocol):
 Model = LanguageModel | MaskedLanguageModel | OtherModel
 
 
+Slices = dict[str, NDArray[np.bool_]]
+
 CHUNK = 256  # probes that are measured, and can be saved, together
 
 
