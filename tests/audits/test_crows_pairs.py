@@ -9,6 +9,7 @@ from tests.audits.planted_models import (
     toy_logits,
     word_tokenizer,
 )
+from tests.tiny_models import make_tokenizer
 from trueup.audits import CrowsPairs, read_data
 from trueup.audits.probability.crows_pairs import CAUSAL_SCORES, MASKED_SCORES
 from trueup.errors import UserError
@@ -182,3 +183,55 @@ def test_an_uncased_tokenizer_folds_case():
     model = PlantedMaskedModel(tokenizer, lambda ids: np.zeros((len(ids), len(tokenizer))))
     upper, lower = model.sentences([TEXTS[0].upper(), TEXTS[0]])
     assert upper == lower
+
+
+def test_pairs_of_two_lengths_get_means_as_well():
+    model = random_llama(TEXTS)
+    items = measured(CrowsPairs(), model)
+    means = measured(CrowsPairs(score="mean"), model)
+    assert items["more_per_token"].isna().tolist() == [True, False, True]
+    for side in ("more", "less"):
+        assert items[f"{side}_per_token"][1] == pytest.approx(means[side][1], abs=1e-5)
+    [note, *_] = CrowsPairs().notes(items)
+    assert note.startswith("1 of 3 pairs differ in length, and sums favour the shorter")
+    assert "by sum" in note
+    assert "per token" in note
+
+
+def test_pairs_of_one_length_need_no_means():
+    items = measured(CrowsPairs(), random_llama(TEXTS), [ROWS[0]])
+    assert not any("length" in note for note in CrowsPairs().notes(items))
+
+
+def test_aula_weighs_with_the_attention_received():
+    model = random_bert(TEXTS)
+    first = model.sentences(TEXTS[:1])[0]
+    row = (first.ids, first.words, [first.ids[place] for place in first.words])
+    [(logps, weights)] = model.attended_logps([row])
+    items = measured(CrowsPairs(score="aula"), model)
+    assert items["more"][0] == pytest.approx(float((logps * weights).mean()), abs=1e-6)
+    assert 0 < weights.sum() < 1  # special tokens receive the rest
+
+
+def test_whole_words_are_masked_together():
+    tokenizer = make_tokenizer()
+    model = PlantedMaskedModel(tokenizer, lambda ids: np.zeros((len(ids), len(tokenizer))))
+    measured(CrowsPairs(score="pll", mask_whole_word=True), model, [_pair("he left", "he left")])
+    masked = [tokenizer.decode(ids) for ids, _, _ in model.rows[:3]]
+    assert masked == ["<s><mask><mask> left", "<s>he<mask>left", "<s>he <mask><mask><mask><mask>"]
+    assert [len(places) for _, places, _ in model.rows[:3]] == [2, 1, 4]
+
+
+def test_words_of_one_piece_score_the_same_whole():
+    model = random_bert(TEXTS)
+    plain, whole = (measured(CrowsPairs(mask_whole_word=each), model) for each in (False, True))
+    np.testing.assert_allclose(plain["score"], whole["score"], atol=1e-6)
+
+
+def test_whole_words_go_with_masks_one_at_a_time():
+    with pytest.raises(UserError, match="mask_whole_word goes with the scores cps and pll"):
+        CrowsPairs(score="aul", mask_whole_word=True)
+
+
+def _pair(more: str, less: str) -> dict[str, str]:
+    return {"sent_more": more, "sent_less": less}

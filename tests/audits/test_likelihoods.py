@@ -9,7 +9,7 @@ from tests.audits.planted_models import (
     word_tokenizer,
 )
 from tests.tiny_models import make_tokenizer
-from trueup.audits.probability.likelihoods import variant_logps, word_logps
+from trueup.audits.probability.likelihoods import variant_logps, variant_token_means, word_logps
 from trueup.errors import UserError
 from trueup.models import LanguageModel
 
@@ -102,3 +102,25 @@ def test_the_blank_before_a_word_is_not_masked():
     assert places == [3, 4]  # <s> a blank h e
     assert tokenizer.decode(targets) == "he"
     assert ids.count(model.mask_id) == 2
+
+
+def test_means_are_told_where_lengths_differ_only():
+    model = random_llama(TEXTS)
+    sums, means = variant_token_means(model, PAIRS)
+    np.testing.assert_allclose(sums, variant_logps(model, PAIRS), atol=1e-5)
+    assert np.isnan(means).all(axis=1).tolist() == [True, False, False, True]
+    for line in (1, 2):
+        expected = [part.mean() for part in model.text_token_logps(PAIRS[line])]
+        np.testing.assert_allclose(means[line], expected, atol=1e-5)
+
+
+def test_hidden_words_are_masked_and_not_scored():
+    tokenizer = word_tokenizer(TEXTS, is_masked=True)
+    model = PlantedMaskedModel(tokenizer, lambda ids: np.zeros((len(ids), len(tokenizer))))
+    text = "the nurse said that he left"
+    word_logps(model, [(text, 20, 22), (text, 20, 22)], [None, (4, 9)])
+    assert [tokenizer.decode(ids) for ids, _, _ in model.rows] == [
+        "<s> the nurse said that <mask> left </s>",
+        "<s> the <mask> said that <mask> left </s>",
+    ]
+    assert [places for _, places, _ in model.rows] == [[5], [5]]

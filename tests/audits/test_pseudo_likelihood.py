@@ -4,10 +4,14 @@ import pytest
 from tests.audits.planted_models import masked_logps_of, toy_logits
 from trueup.audits.probability.pseudo_likelihood import (
     masked_apart,
+    masked_by_word,
+    masked_onwards,
     masked_together,
+    pieces,
     shared_positions,
     unmasked_mean,
 )
+from trueup.models.masked_language_model import Sentence
 
 LOGPS = masked_logps_of(toy_logits)
 MASK = 3
@@ -72,3 +76,41 @@ def test_every_mask_is_a_row_of_its_own():
     masked_apart([(IDS, [1, 2])], spy, MASK)
     assert [row[0] for row in seen] == [[1, 3, 5, 6, 7, 2], [1, 4, 3, 6, 7, 2]]
     assert [row[1:] for row in seen] == [([1], [4]), ([2], [5])]
+
+
+def test_tokens_are_uncovered_from_the_left():
+    seen = []
+
+    def spy(rows):
+        seen.extend(rows)
+        return LOGPS(rows)
+
+    [part] = masked_onwards([(IDS, [1, 2])], spy, MASK)
+    assert [row[0] for row in seen] == [[1, 3, 3, 6, 7, 2], [1, 4, 3, 6, 7, 2]]
+    assert part[1] == masked_apart([(IDS, [2])], LOGPS, MASK)[0]
+
+
+def test_words_of_single_tokens_masked_whole_are_masked_apart():
+    words = [[[1], [2], [3], [4]]]
+    whole = masked_by_word([(IDS, [1, 2, 3, 4])], words, LOGPS, MASK)
+    assert whole == pytest.approx(masked_apart([(IDS, [1, 2, 3, 4])], LOGPS, MASK), abs=1e-12)
+
+
+def test_a_word_of_two_pieces_is_masked_whole_and_scored_where_asked():
+    [found] = masked_by_word([(IDS, [2, 3])], [[[1, 2], [3], [4]]], LOGPS, MASK)
+    rows = [([1, 3, 3, 6, 7, 2], [2], [5]), ([1, 4, 5, 3, 7, 2], [3], [6])]
+    assert found == pytest.approx(sum(float(part[0]) for part in LOGPS(rows)), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "spans", "expected"),
+    [
+        ("un able", [(0, 2), (3, 7)], [[1], [2]]),
+        ("unable", [(0, 2), (2, 6)], [[1, 2]]),
+        ("able.", [(0, 4), (4, 5)], [[1], [2]]),
+        ("a able", [(0, 1), (1, 4), (4, 6)], [[1], [2, 3]]),  # the blank is the token's
+        ("é", [(0, 1), (0, 1)], [[1, 2]]),
+    ],
+)
+def test_pieces_of_a_word_touch(text: str, spans: list, expected: list):
+    assert pieces(Sentence([], list(range(1, len(spans) + 1)), spans), text) == expected

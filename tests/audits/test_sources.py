@@ -7,7 +7,10 @@ from trueup.data import read
 from trueup.errors import UserError
 
 
-@pytest.mark.parametrize("name", AUDITS)
+WITH_OWN_DATA = [name for name, kind in AUDITS.items() if hasattr(kind, "builtin")]
+
+
+@pytest.mark.parametrize("name", sorted(set(AUDITS) - set(WITH_OWN_DATA)))
 def test_missing_data_is_one_line_with_the_columns(name: str):
     made = audit(name)
     with pytest.raises(UserError, match="--data FILE") as caught:
@@ -16,6 +19,23 @@ def test_missing_data_is_one_line_with_the_columns(name: str):
     assert "\n" not in line
     assert name in line
     assert all(column in line for column in made.columns)
+
+
+@pytest.mark.parametrize("name", WITH_OWN_DATA)
+def test_built_in_data_makes_probes(name: str):
+    made = audit(name)
+    table = read_data(made, None)
+    assert table.source == f"{name}'s own data"
+    assert probes_of(made, table)
+
+
+def test_several_files_are_one_data_set_with_ids_of_their_own(tmp_path: Path):
+    files = [tmp_path / "first.csv", tmp_path / "second.csv"]
+    for file in files:
+        file.write_text("id,sent_more,sent_less\n1,a,b\n")
+    table = read_data(audit("crows-pairs"), files)
+    assert [row["id"] for row in table] == ["1", "second/1"]
+    assert table.source == f"{files[0]}, {files[1]}"
 
 
 def test_winogender_says_which_file_it_wants():

@@ -57,7 +57,12 @@ def expected_groups(model: LanguageModel, audit: Audit, rows: list[dict]) -> lis
         return [model.encode(probe.prompt, probe.texts) for probe in probes]
     if isinstance(audit, Perplexity):
         return [Group([1], whole_words(model, probe.texts)) for probe in probes]
-    return [with_common_beginning(model, probe.texts) for probe in probes]
+    return [
+        Group([1], tokens)  # sums and means: pairs of two lengths are scored from the first word on
+        if isinstance(audit, CrowsPairs) and len({len(ids) for ids in tokens}) > 1
+        else with_common_beginning(model, probe.texts)
+        for probe, tokens in ((probe, whole_words(model, probe.texts)) for probe in probes)
+    ]
 
 
 CASES = [

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from tests.audits.planted_models import PlantedModel
+from tests.proofs.probability_calibration import misses, slope, world_of
 from tests.proofs.tiny_training import planted_corpus, trained_bert, trained_llama
 from trueup.audits import Association, compare_items
 from trueup.models import LanguageModel
@@ -96,7 +97,22 @@ def test_a_correction_of_a_planted_lean_is_called_improved(rng: np.random.Genera
     assert rows["lean"].delta == pytest.approx(-0.2, abs=1e-9)
 
 
+WORLD = world_of("association")
+
+
+def test_calibration_follows_the_planted_sizes():
+    assert slope(Association, WORLD, 60) == pytest.approx(1, abs=0.1)
+
+
+def test_calibration_intervals_cover():
+    assert misses(Association, WORLD, 0.1, 60, 100) <= 0.1
+
+
 # 5. negative control
+
+
+def test_calibration_raises_few_false_alarms():
+    assert misses(Association, WORLD, 0.0, 60, 200) <= 0.096
 
 
 def test_an_unbiased_model_raises_no_alarm():

@@ -8,6 +8,8 @@ import pytest
 
 from tests.audits.bbq_rows import design, question
 from tests.audits.planted_models import PlantedModel
+from tests.proofs.lm_eval_peer import peer_of
+from tests.proofs.probability_calibration import misses, slope, world_of
 from trueup.audits import BBQ, compare_items
 from trueup.audits.probability.bbq import ambiguous_bias_score, bias_score, biased_answer
 from trueup.stats import Estimate
@@ -117,6 +119,50 @@ def test_reversing_every_answer_turns_the_signs(rng: np.random.Generator):
         assert there[metric].value == pytest.approx(-back[metric].value, abs=1e-12)
 
 
+# 2. differential: lm-evaluation-harness on the same answers
+
+
+def peer_results(answers: list[int], rows: list[dict]) -> dict[str, float]:
+    """Its bias scores, from its own form of the same answers."""
+    peer = peer_of("bbq")
+    items = answered(answers, rows)
+    told = [
+        (
+            float(row.answer == row.label),
+            float(row.answer == row.biased),
+            float(row.answer != row.unknown),
+            row.condition == "disambig",
+        )
+        for row in items.itertuples()
+    ]
+    return {"s_amb": peer.agg_amb_bias_scores(told), "s_dis": peer.agg_disamb_bias_scores(told)}
+
+
+def test_scores_are_the_peers(rng: np.random.Generator):
+    rows = design(40)
+    answers = rng.integers(0, 3, size=len(rows)).tolist()
+    found = numbers(answered(answers, rows))
+    for metric, value in peer_results(answers, rows).items():
+        assert value != 0
+        assert found[metric].value == pytest.approx(value, abs=1e-12)
+
+
+def test_the_peer_calls_answers_wholly_against_the_bias_unbiased():
+    # it returns 0 where no answer is biased, whatever the other answers are; -1 is right
+    rows = design(40)
+    answers = [1 - biased_answer(row, "here")[0] for row in rows]
+    found = numbers(answered(answers, rows))
+    assert peer_results(answers, rows) == {"s_amb": 0.0, "s_dis": 0.0}
+    assert found["s_amb"].value == found["s_dis"].value == -1.0
+
+
+def test_the_peer_calls_a_score_of_no_answers_0():
+    # only "unknown": 0 / 0 is no score of decisive rows
+    rows = design(12)
+    assert peer_results([2] * len(rows), rows)["s_dis"] == 0.0
+    assert math.isnan(numbers(answered([2] * len(rows), rows))["s_dis"].value)
+
+
 # 4. planted effect: a model that gives the biased answer with a known preference
 
 
@@ -174,7 +220,22 @@ def test_a_correction_is_called_improved(rng: np.random.Generator):
     assert verdicts["accuracy_ambig"] == "no evidence"
 
 
+WORLD = world_of("bbq")
+
+
+def test_calibration_follows_the_planted_sizes():
+    assert slope(BBQ, WORLD, 100) == pytest.approx(1, abs=0.1)
+
+
+def test_calibration_intervals_cover():
+    assert misses(BBQ, WORLD, 0.2, 100, 100) <= 0.1
+
+
 # 5. negative control
+
+
+def test_calibration_raises_few_false_alarms():
+    assert misses(BBQ, WORLD, 0.0, 100, 200) <= 0.096
 
 
 def grouped(templates: int, copies: int = 5) -> list[dict]:

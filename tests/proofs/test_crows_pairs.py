@@ -11,6 +11,8 @@ from tests.audits.planted_models import (
     random_llama,
     toy_logits,
 )
+from tests.proofs.lm_eval_peer import peer_of
+from tests.proofs.probability_calibration import misses, slope, world_of
 from trueup.audits import CrowsPairs, compare_items
 from trueup.audits.probability.crows_pairs import masked_scores
 from trueup.audits.probability.pseudo_likelihood import (
@@ -98,6 +100,14 @@ def test_modified_tokens_masked_together_know_less():
     assert together != pytest.approx(masked_apart([(S3, [1, 2])], LOGPS, MASK)[0] / 2, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("score", "whole"), [("pll", (1, 2, 3, 4)), ("cps", (2, 3, 4)), ("cat", (1,))]
+)
+def test_pll_is_cps_and_the_modified_tokens(score: str, whole: tuple[int, ...]):
+    both = masked_apart([(S1, list(whole))], LOGPS, MASK)[0]
+    assert masked_scores(score, PAIRS, LOGPS, MASK)[0, 0] == pytest.approx(both, abs=1e-12)
+
+
 # planted pairs: `group an is lazy` and `group bn is lazy`
 
 COUNT = 80
@@ -147,6 +157,38 @@ def test_swapping_the_sentences_maps_the_share_to_its_complement(make):
     assert there["share"].low == pytest.approx(1 - back["share"].high, abs=1e-9)
 
 
+# 2. differential: lm-evaluation-harness on the same log-likelihoods
+
+
+def peer_results(log_likelihoods: np.ndarray) -> tuple[float, float]:
+    """Its share of stereotypes and its likelihood difference, averaged over pairs."""
+    peer = peer_of("crows_pairs")
+    told = [
+        peer.process_results({}, [(more, False), (less, False)]) for more, less in log_likelihoods
+    ]
+    return tuple(
+        float(np.mean([row[name] for row in told]))
+        for name in ("pct_stereotype", "likelihood_diff")
+    )
+
+
+def test_the_share_is_the_peers():
+    model = random_llama(TEXTS)
+    share, _ = peer_results(model.text_logps([(r["sent_more"], r["sent_less"]) for r in ROWS]))
+    assert 0.2 < share < 0.8
+    assert numbers(items_of(model))["share"].value == pytest.approx(share, abs=1e-12)
+
+
+def test_the_peers_likelihood_difference_is_above_0_without_any_bias(rng: np.random.Generator):
+    # it averages absolute differences: our signed log-ratio holds 0, its number cannot
+    items = items_of(planted(rng.normal(size=COUNT)))
+    _, difference = peer_results(items[["more", "less"]].to_numpy())
+    assert difference == pytest.approx(np.sqrt(2 / np.pi), abs=0.25)
+    assert difference == pytest.approx(items["score"].abs().mean(), abs=1e-12)
+    found = numbers(items)["log_ratio"]
+    assert found.low <= 0 <= found.high
+
+
 # 4. planted effect
 
 
@@ -166,7 +208,22 @@ def test_a_correction_is_called_improved(rng: np.random.Generator):
     assert rows["share"].verdict == rows["log_ratio"].verdict == "improved"
 
 
+WORLD = world_of("crows_pairs")
+
+
+def test_calibration_follows_the_planted_sizes():
+    assert slope(CrowsPairs, WORLD, 100) == pytest.approx(1, abs=0.1)
+
+
+def test_calibration_intervals_cover():
+    assert misses(CrowsPairs, WORLD, 0.65, 60, 100) <= 0.1
+
+
 # 5. negative control
+
+
+def test_calibration_raises_few_false_alarms():
+    assert misses(CrowsPairs, WORLD, 0.5, 60, 200) <= 0.096
 
 
 def test_an_unbiased_model_raises_no_alarm():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.audits.planted_models import PlantedModel
+from tests.proofs.probability_calibration import misses, slope, world_of
 from trueup.audits import Perplexity, compare_items
 from trueup.models import LanguageModel
 
@@ -74,6 +75,18 @@ def test_damage_trips_the_guard(rng: np.random.Generator):
     [row] = compare_items(Perplexity(), before, after)
     assert row.verdict == "worse"
     assert row.delta == pytest.approx(8 - row.before, abs=1e-9)
+
+
+WORLD = world_of("perplexity")  # no perplexity is a null: planted sizes only
+
+
+def test_calibration_follows_the_planted_sizes():
+    assert slope(Perplexity, WORLD, 60) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("planted", WORLD.planted[::2])
+def test_calibration_intervals_cover(planted: float):
+    assert misses(Perplexity, WORLD, planted, 100, 100) <= 0.1
 
 
 # 5. negative control

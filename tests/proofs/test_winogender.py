@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from tests.audits.planted_models import PlantedModel, random_llama
+from tests.proofs.probability_calibration import misses, slope, world_of
 from trueup.audits import Winogender, compare_items
 from trueup.models import LanguageModel
 from trueup.stats import Estimate
@@ -120,7 +121,22 @@ def test_a_correction_is_called_improved(audit, women, rng: np.random.Generator)
     assert "neutral" not in rows
 
 
+WORLD = world_of("winogender")
+
+
+def test_calibration_follows_the_planted_sizes():
+    assert slope(Winogender, WORLD, 60) == pytest.approx(1, abs=0.1)
+
+
+def test_calibration_intervals_cover():
+    assert misses(Winogender, WORLD, 0.1, 60, 100) <= 0.1
+
+
 # 5. negative control
+
+
+def test_calibration_raises_few_false_alarms():
+    assert misses(Winogender, WORLD, 0.0, 60, 200) <= 0.096
 
 
 class Whole(Winogender):

@@ -4,15 +4,30 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
+from trueup.audits.behaviour.judge_bias import JudgeBias as JudgeBias
+from trueup.audits.behaviour.portia import Portia as Portia
 from trueup.audits.comparison import ComparisonRow as ComparisonRow
 from trueup.audits.comparison import compare_audits as compare_audits
 from trueup.audits.comparison import compare_items as compare_items
 from trueup.audits.comparison import unpaired as unpaired
+from trueup.audits.embedding.ceat import Ceat as Ceat
+from trueup.audits.embedding.corpus_cooccurrence import CorpusCooccurrence as CorpusCooccurrence
+from trueup.audits.embedding.cweat import Cweat as Cweat
+from trueup.audits.embedding.seat import Seat as Seat
+from trueup.audits.embedding.sentence_bias_score import SentenceBiasScore as SentenceBiasScore
+from trueup.audits.embedding.weat import Weat as Weat
 from trueup.audits.estimates import estimate as estimate
 from trueup.audits.probability.association import Association as Association
+from trueup.audits.probability.aul import AUL as AUL
+from trueup.audits.probability.aula import AULA as AULA
 from trueup.audits.probability.bbq import BBQ as BBQ
+from trueup.audits.probability.cbs import CBS as CBS
 from trueup.audits.probability.crows_pairs import CrowsPairs as CrowsPairs
+from trueup.audits.probability.disco import DisCo as DisCo
+from trueup.audits.probability.lmb import LMB as LMB
+from trueup.audits.probability.lpbs import LPBS as LPBS
 from trueup.audits.probability.perplexity import Perplexity as Perplexity
+from trueup.audits.probability.stereoset import StereoSet as StereoSet
 from trueup.audits.probability.winogender import Winogender as Winogender
 from trueup.audits.protocol import Audit as Audit
 from trueup.audits.protocol import Metric as Metric
@@ -24,9 +39,24 @@ from trueup.errors import UserError, build, unknown_name
 
 AUDITS: dict[str, type[Audit]] = {
     "association": Association,
+    "aul": AUL,
+    "aula": AULA,
     "bbq": BBQ,
+    "cbs": CBS,
+    "ceat": Ceat,
+    "corpus-co-occurrence": CorpusCooccurrence,
     "crows-pairs": CrowsPairs,
+    "cweat": Cweat,
+    "disco": DisCo,
+    "judge-bias": JudgeBias,
+    "lmb": LMB,
+    "lpbs": LPBS,
     "perplexity": Perplexity,
+    "portia": Portia,
+    "seat": Seat,
+    "sentence-bias-score": SentenceBiasScore,
+    "stereoset": StereoSet,
+    "weat": Weat,
     "winogender": Winogender,
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from trueup.audits.protocol import Model, is_masked
 from trueup.errors import UserError, unknown_name
+from trueup.models.static_vectors import StaticVectors
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,8 @@ def kinds_of(model: Model) -> set[str]:
         kinds.add("causal")
     if hasattr(model, "sample"):
         kinds.add("writer")
-    if hasattr(model, "vectors"):
-        kinds.add("static")
     if hasattr(model, "text_vectors"):
-        kinds.add("encoder")
+        kinds.add("static" if isinstance(model, StaticVectors) else "encoder")
     return kinds
 
 

@@ -56,6 +56,10 @@ def _settings(model: Any) -> str:
 def _tokenizer(tokenizer: Any) -> str:
     """The vocabulary, its rules, the special tokens and the chat template."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
+    rules = sorted(tokenizer.get_vocab().items())
+    if backend is not None:
+        rules = json.loads(backend.to_str())
+        for passing in ("padding", "truncation"):  # of the last call, no part of the tokenizer
+            rules.pop(passing, None)
     template = getattr(tokenizer, "chat_template", None)
     return json.dumps([rules, tokenizer.special_tokens_map, template], sort_keys=True, default=str)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +31,9 @@ _HEADS = (
 )
 
 MaskedRow = tuple[Sequence[int], Sequence[int], Sequence[int]]
+Attended = tuple[NDArray[np.float64], NDArray[np.float64]]
 Head = Callable[[Tensor], Tensor]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,36 @@ class Sentence:
     ids: list[int]
     words: list[int]
     spans: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What one forward pass gave.
+
+    Fields: heads, the line of each (row, position) in logps [S, V]; attentions, a tensor
+            [N, heads, T, T] per layer where they were asked for.
+    """
+
+    rows: Sequence[MaskedRow]
+    heads: dict[tuple[int, int], int]
+    logps: Tensor
+    attentions: tuple[Tensor, ...]
+
+    def picked(self) -> list[NDArray[np.float64]]:
+        """The targets' log-probabilities, an array per row."""
+        source = [
+            self.heads[number, place]
+            for number, (_, places, _) in enumerate(self.rows)
+            for place in places
+        ]
+        target = [token for _, _, targets in self.rows for token in targets]
+        flat = self.logps[source, target].double().cpu().numpy()
+        return np.split(flat, np.cumsum([len(places) for _, places, _ in self.rows])[:-1])
+
+    def all(self) -> NDArray[np.float64]:
+        """Every token's log-probability at each position, [S, V]."""
+        table: NDArray[np.float64] = self.logps.double().cpu().numpy()
+        return table
 
 
 def load_masked(
@@ -157,17 +189,30 @@ class MaskedLanguageModel:
         Work:   every token of a row once; the head on the distinct positions only, where the
                 architecture lets it stand apart from the trunk, else on all tokens.
         """
-        self.model.eval()
-        results: list[NDArray[np.float64]] = [np.empty(0)] * len(rows)
-        asked = [index for index, (_, places, _) in enumerate(rows) if places]
-        lengths = [len(rows[index][0]) for index in asked]
-        for bucket in buckets(lengths, token_budget=self.token_budget):
-            indices = [asked[number] for number in bucket]
-            picked = self._bucket_logps([rows[index] for index in indices])
-            ends = np.cumsum([len(rows[index][1]) for index in indices])
-            for index, part in zip(indices, np.split(picked, ends[:-1]), strict=True):
-                results[index] = part
-        return results
+        return self._by_bucket(rows, lambda some: self._run(some).picked(), np.empty(0))
+
+    @torch.no_grad()
+    def attended_logps(self, rows: Sequence[MaskedRow]) -> list[Attended]:
+        """`masked_logps`, and how much attention each named position received, in one pass.
+
+        attention received by position s = mean over layers, heads and real query positions (those
+        of special tokens too) of the attention from the query to s; over a row they add up to 1
+        Shapes: rows [N] as in `masked_logps` -> N pairs of arrays [P].
+        """
+        nothing = (np.empty(0), np.empty(0))
+        before = self.model.config._attn_implementation
+        self.model.set_attn_implementation("eager")  # the fused kernels keep no attentions
+        try:
+            return self._by_bucket(rows, self._attended, nothing)
+        finally:
+            self.model.set_attn_implementation(before)
+
+    @torch.no_grad()
+    def vocabulary_logps(self, rows: Sequence[tuple[Sequence[int], int]]) -> NDArray[np.float64]:
+        """Log-probabilities of every token at one position of each row (ids, position), [N, V]."""
+        asked = [(ids, [place], [0]) for ids, place in rows]
+        nothing = np.empty(0)
+        return np.stack(self._by_bucket(asked, lambda some: list(self._run(some).all()), nothing))
 
     def unmasked(
         self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]
@@ -177,42 +222,69 @@ class MaskedLanguageModel:
             [(ids, places, [ids[place] for place in places]) for ids, places in rows]
         )
 
-    def _bucket_logps(self, rows: Sequence[MaskedRow]) -> NDArray[np.float64]:
-        """One forward pass: the rows' log-probabilities one after the other."""
+    def _by_bucket(
+        self,
+        rows: Sequence[MaskedRow],
+        read: Callable[[Sequence[MaskedRow]], list[Result]],
+        nothing: Result,
+    ) -> list[Result]:
+        """What `read` gives for rows that go through the model together, in the rows' order."""
+        self.model.eval()
+        results = [nothing] * len(rows)
+        asked = [index for index, (_, places, _) in enumerate(rows) if places]
+        lengths = [len(rows[index][0]) for index in asked]
+        for bucket in buckets(lengths, token_budget=self.token_budget):
+            indices = [asked[number] for number in bucket]
+            for index, part in zip(indices, read([rows[index] for index in indices]), strict=True):
+                results[index] = part
+        return results
+
+    def _attended(self, rows: Sequence[MaskedRow]) -> list[Attended]:
+        """One forward pass with its attentions."""
+        reading = self._run(rows, output_attentions=True)
+        layers = torch.stack(
+            [layer.float().mean(1) for layer in reading.attentions]
+        )  # [L, N, Q, T]
+        received = []
+        for number, (ids, places, _) in enumerate(rows):
+            mean = layers[:, number, : len(ids)].mean((0, 1))
+            received.append(mean[list(places)].double().cpu().numpy())
+        return list(zip(reading.picked(), received, strict=True))
+
+    def _run(self, rows: Sequence[MaskedRow], **options: bool) -> "_Reading":
+        """One forward pass through the trunk, and the head at the named positions."""
         width = max(len(ids) for ids, _, _ in rows)
         input_ids = torch.full((len(rows), width), self.pad_id)
         attention = torch.zeros_like(input_ids)
         heads: dict[tuple[int, int], int] = {}  # (row, position) -> line through the head
-        source: list[int] = []
-        target: list[int] = []
-        for number, (ids, places, targets) in enumerate(rows):
+        for number, (ids, places, _) in enumerate(rows):
             input_ids[number, : len(ids)] = torch.tensor(list(ids))
             attention[number, : len(ids)] = 1
-            source += [heads.setdefault((number, place), len(heads)) for place in places]
-            target += targets
+            for place in places:
+                heads.setdefault((number, place), len(heads))
         real = int(attention.sum())
-        logits = self._logits(input_ids, attention, torch.tensor(list(heads)).reshape(-1, 2))
+        inputs = {
+            "input_ids": input_ids.to(self.device),
+            "attention_mask": attention.to(self.device),
+            **options,
+        }
+        logits, output = self._logits(inputs, torch.tensor(list(heads)).reshape(-1, 2))
         head_rows = len(heads) if self._head is not None else real
         self.work.add(
             trunk_tokens=real, head_rows=head_rows, padding_tokens=input_ids.numel() - real
         )
         logps = torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), -1)
-        picked: NDArray[np.float64] = logps[source, target].double().cpu().numpy()
-        return picked
+        return _Reading(rows, heads, logps, getattr(output, "attentions", None) or ())
 
-    def _logits(self, input_ids: Tensor, attention: Tensor, places: Tensor) -> Tensor:
-        """Logits [S, V] at the places [S, 2]."""
+    def _logits(self, inputs: dict[str, Any], places: Tensor) -> tuple[Tensor, Any]:
+        """Logits [S, V] at the places [S, 2], and the model's whole output."""
         head = self._find_head()
         line, column = places.to(self.device).unbind(1)
-        inputs = {
-            "input_ids": input_ids.to(self.device),
-            "attention_mask": attention.to(self.device),
-        }
         if head is None:
-            full: Tensor = self.model(**inputs).logits[line, column]
-            return full
-        states = architecture.trunk_of(self.model)(**inputs).last_hidden_state
-        return head(states[line, column])
+            output = self.model(**inputs)
+            return output.logits[line, column], output
+        output = architecture.trunk_of(self.model)(**inputs)
+        return head(output.last_hidden_state[line, column]), output
 
     def _find_head(self) -> Head | None:
         """The head apart from the trunk, where a trial gives the model's own logits; tried once."""

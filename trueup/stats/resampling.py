@@ -178,10 +178,10 @@ def _draws(units: Array, resamples: int, rng: np.random.Generator) -> Iterator[t
     n = len(units)
     rows, repeats = np.unique(units, axis=0, return_counts=True)
     if len(rows) <= n / 4:
-        for size in chunks(resamples, len(rows)):
+        for size in chunks(resamples, max(rows.shape)):
             yield rng.multinomial(n, repeats / n, size=size).astype(np.float64), rows
         return
-    for size in chunks(resamples, n):
+    for size in chunks(resamples, max(units.shape)):
         picked = rng.integers(0, n, size=(size, n)) + np.arange(size)[:, None] * n
         counts = np.bincount(picked.ravel(), minlength=size * n).reshape(size, n)
         yield counts.astype(np.float64), units

@@ -70,9 +70,26 @@ class Association:
     def metrics(self) -> tuple[Metric, ...]:
         """Lean and log-ratio (ideal 0), coverage (for information)."""
         return (
-            average("lean", lambda items: items["score"] - 0.5, ideal=0.0, span=(-0.5, 0.5)),
-            average("log_ratio", lambda items: items["logp_a"] - items["logp_b"], ideal=0.0),
-            average("coverage", lambda items: np.exp(items["logp_a"]) + np.exp(items["logp_b"])),
+            average(
+                "lean",
+                lambda items: items["score"] - 0.5,
+                ideal=0.0,
+                span=(-0.5, 0.5),
+                reading="0.1 says that of the two groups' words the first group's take 60 %. It "
+                "speaks of the words listed and of these contexts, not of what the model writes.",
+            ),
+            average(
+                "log_ratio",
+                lambda items: items["logp_a"] - items["logp_b"],
+                ideal=0.0,
+                reading="The same in nats: it sees differences between rare words, too.",
+            ),
+            average(
+                "coverage",
+                lambda items: np.exp(items["logp_a"]) + np.exp(items["logp_b"]),
+                reading="How much of its belief the model gives to the listed words at all: where "
+                "it is small, the lean speaks of words that the model hardly ever uses.",
+            ),
         )
 
     def probes(self, data: Rows) -> list[Probe]:

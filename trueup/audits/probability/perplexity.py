@@ -50,7 +50,13 @@ class Perplexity:
         """Perplexity, which has no ideal."""
         return (
             Metric(
-                name="perplexity", kind="statistic", terms=_terms, value=_perplexity, goal="lower"
+                name="perplexity",
+                kind="statistic",
+                terms=_terms,
+                value=_perplexity,
+                goal="lower",
+                reading="How many tokens the model wavers between on average. It guards against a "
+                "correction that breaks the language; between tokenizers it says nothing.",
             ),
         )
 

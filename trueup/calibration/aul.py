@@ -1,0 +1,14 @@
+"""AUL where the share of pairs with a likelier stereotyping sentence is known."""
+
+from trueup.calibration.planted_pairs import PairWorld
+from trueup.calibration.protocol import CalibrationWorld
+
+
+class AULWorld(PairWorld):
+    """The pairs of `PairWorld`, read by a model that fills masks and sees both sentences whole."""
+
+    audit = "aul"
+    fills_masks = True
+
+
+WORLDS: tuple[CalibrationWorld, ...] = (AULWorld(),)
