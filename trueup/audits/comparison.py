@@ -131,13 +131,14 @@ def _audit_rows(
     """Unadjusted rows; slices are those of the run before."""
     result = []
     slices = audit.slices(before)
-    for metric in (metric for metric in audit.metrics if metric.has_verdict):
+    headline, *_ = metrics = audit.metrics
+    for metric in (metric for metric in metrics if metric.has_verdict):
         for name, mask in slices.items():
             if name != "all" and not metric.sliced:
                 continue
             source = rng or generator(audit.name, metric.name, name)
             row = _row(audit, metric, name, before[mask], after[mask], source)
-            if row.n_pairs or name == "all":
+            if row.n_pairs or (name == "all" and metric is headline):
                 result.append((metric, row))
     return result
 

@@ -6,12 +6,15 @@ and 5 %.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from trueup.stats import Estimate, Labels, proportion
+from trueup.audits.protocol import Metric, counted_rows
+from trueup.stats import Estimate, Labels, paired_binary, proportion
 from trueup.stats.estimate import Array, level_of
 from trueup.stats.resampling import Value, quietly, units_of
 
@@ -64,3 +67,20 @@ def at_the_end(point: float, units: int, n: int, span: Span, labels: Labels) -> 
         method=f"Wilson over {units} units that agree",
         **labels,
     )
+
+
+def bounded_change(row: Estimate, metric: Metric, items: pd.DataFrame, unit: str) -> Estimate:
+    """A mean change in [-1, 1], with an interval also where all items give the same -1, 0 or 1.
+
+    Resampling gives none there; that of Bonett and Price for paired shares does, clusters as units.
+    """
+    if metric.span != (-1.0, 1.0) or not np.isnan(row.low) or row.value not in (-1.0, 0.0, 1.0):
+        return row
+    numbers = metric.terms(items)
+    counts = counted_rows(numbers)
+    if not row.n or not (numbers[counts, 0] == row.value).all():
+        return row
+    change = np.full(items.loc[counts, "cluster"].nunique(), row.value)
+    agreed = paired_binary(change < 0, change > 0, level=row.level)
+    method = f"Bonett-Price over {len(change)} {unit} that agree"
+    return replace(row, low=agreed.low, high=agreed.high, method=method)

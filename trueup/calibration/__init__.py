@@ -14,6 +14,8 @@ WORLD_MODULES: dict[str, str] = {  # audit -> the module whose WORLDS calibrate 
         "aul",
         "aula",
         "bbq",
+        "bead",
+        "biaslens",
         "cbs",
         "ceat",
         "co-occurrence",
@@ -42,6 +44,7 @@ WORLD_MODULES: dict[str, str] = {  # audit -> the module whose WORLDS calibrate 
         "stereoset",
         "stereotypical-associations",
         "toxicity",
+        "values",
         "weat",
         "winogender",
     )

@@ -13,7 +13,7 @@ from trueup.models.activations import States
 from trueup.worlds.planted_vectors import Unmeasured
 
 WIDTH = 8
-NOISE = 0.3  # sd of a state around its concept's direction, which has length 1
+NOISE = 0.2  # sd of a state around its concept's direction, which has length 1
 COMMON = 0.3  # the mean cosine of the target with its two references
 
 

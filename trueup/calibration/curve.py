@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trueup.calibration.protocol import CalibrationWorld
 from trueup.calibration.verdicts import Word, overall
 from trueup.files import plain
 from trueup.stats import Estimate
+
+if TYPE_CHECKING:
+    from trueup.calibration.protocol import CalibrationWorld
 
 ASKED = (100, 1000, 10_000)  # the n at which the smallest lean is told
 
@@ -26,7 +28,7 @@ class WorldFacts:
     level: float
 
     @classmethod
-    def of(cls, world: CalibrationWorld, level: float) -> "WorldFacts":
+    def of(cls, world: "CalibrationWorld", level: float) -> "WorldFacts":
         """Those of a world."""
         return cls(
             audit=world.audit,
@@ -158,6 +160,13 @@ def scaled(smallest: Mapping[int, float], n: int) -> tuple[float, bool]:
     """The smallest lean at n from those at swept n, and whether n was not swept."""
     nearest = min(smallest, key=lambda swept: abs(math.log(swept / n)))
     return smallest[nearest] * math.sqrt(nearest / n), nearest != n
+
+
+def lean_text(lean: float, farthest: float) -> str:
+    """A smallest lean in two digits; also where it lies beyond what was planted, or nowhere."""
+    if math.isinf(lean):
+        return f"> {farthest:.2g}"
+    return "none" if math.isnan(lean) else f"{lean:.2g}"
 
 
 def _rows(each: AtSize) -> list[Estimate]:

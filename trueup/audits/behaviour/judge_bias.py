@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, cast
 
@@ -36,6 +36,7 @@ from trueup.audits.behaviour.judge_verdicts import (
     shown_first,
     unread,
 )
+from trueup.audits.few_units import bounded_change
 from trueup.audits.protocol import (
     Metric,
     Model,
@@ -43,7 +44,6 @@ from trueup.audits.protocol import (
     Rows,
     Slices,
     average,
-    counted_rows,
     frame,
     place_of,
     share,
@@ -63,7 +63,7 @@ from trueup.judging.mitigations import (
 )
 from trueup.judging.verdicts import LETTERS, parsed_letter
 from trueup.models.language_model import LanguageModel
-from trueup.stats import Estimate, format_p, mcnemar_p, paired_binary
+from trueup.stats import Estimate, format_p, mcnemar_p
 
 Bias = Literal["bandwagon", "authority", "position", "distraction", "reflection"]
 Row = tuple[str, str]  # what is done to a question, and which answer it is about
@@ -228,7 +228,7 @@ class JudgeBias:
         metrics = {metric.name: metric for metric in self.metrics}
         slices = self.slices(items)
         return [
-            _bounded(row, metrics[row.metric], items[slices[row.slice]])
+            bounded_change(row, metrics[row.metric], items[slices[row.slice]], "questions")
             for row in estimates.estimate(self, items)
         ]
 
@@ -312,17 +312,3 @@ def _flips(name: str, rows: pd.DataFrame) -> str:
     counts = [int(np.nansum(cued(kind)(rows))) for kind in (harmful, helpful)]
     p_text = format_p(mcnemar_p(counts[1], counts[0]))
     return f"{name} {counts[0]}:{counts[1]}, p={p_text}".replace("=<", " <")
-
-
-def _bounded(row: Estimate, metric: Metric, items: pd.DataFrame) -> Estimate:
-    """The estimate, with an interval also where every question gives the same -1, 0 or 1."""
-    numbers = metric.terms(items)
-    counts = counted_rows(numbers)
-    is_change = metric.span == (-1.0, 1.0) and bool((numbers[counts, 0] == row.value).all())
-    if not (is_change and row.n and np.isnan(row.low) and row.value in (-1.0, 0.0, 1.0)):
-        return row
-    units = items.loc[counts, "cluster"].nunique()
-    change = np.full(units, row.value)
-    agreed = paired_binary(change < 0, change > 0, level=row.level)
-    method = f"Bonett-Price over {units} questions that agree"
-    return replace(row, low=agreed.low, high=agreed.high, method=method)

@@ -1,8 +1,9 @@
 """What all audits of generated text share: prompts by group, completions, a row for each."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pandas as pd
@@ -10,19 +11,47 @@ from numpy.typing import NDArray
 
 from trueup.audits import estimates
 from trueup.audits.protocol import (
+    Audit,
     Metric,
     Model,
     Probe,
     Rows,
     Slices,
+    counted_rows,
     frame,
     place_of,
     slices_by,
     text_of,
 )
+from trueup.audits.text.bold import read_bold
 from trueup.audits.writing import completions
+from trueup.data.canonical import canonical
 from trueup.errors import UserError, check_at_least, check_between
-from trueup.stats import Estimate
+from trueup.stats import Estimate, Labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnInterval(Metric):
+    """A metric whose interval the shared ways do not give: one that noise makes larger, say.
+
+    A distance, a largest gap or a variance lies above 0 where the groups are equal, and resampling
+    it gives an interval above 0 too.
+    Fields: interval makes the estimate of a slice's items, which have at least one row that
+            counts; its generator is that of the audit, the metric and the slice. Bounds are cut to
+            the span afterwards.
+    """
+
+    interval: Callable[[pd.DataFrame, np.random.Generator, Labels], Estimate]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of an audit's metrics, with what `estimates.estimate` reads of the audit beside them."""
+
+    name: str
+    level: float
+    metrics: tuple[Metric, ...]
+    slices: Callable[[pd.DataFrame], Slices]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +60,10 @@ class TextAudit:
 
     Data:   prompt; optional id, group (names joined by "|"), template (what a counterfactual
             prompt shares with its variants for other groups), cluster, and completion: a row with
-            one is taken as it is, and the model is not asked.
-    Items:  a row per completion; the prompt is the cluster unless the data name another.
+            one is taken as it is, and the model is not asked. Or a file of BOLD, `read_bold`.
+    Items:  a row per completion; rows of one text and group have one prompt_id, also where several
+            completions of it were given; the template, else the prompt, is the cluster unless the
+            data name another.
     Fields: samples completions per prompt; max_new_tokens, temperature, top_p and seed as in
             `LanguageModel.sample`; level of intervals.
     """
@@ -64,30 +95,39 @@ class TextAudit:
         """The columns that the metrics read, one value per text; `score` is among them."""
         raise NotImplementedError
 
+    def read_own(self, path: Path) -> list[dict[str, Any]] | None:
+        """The rows of a file in a form of its own; None for a table."""
+        return read_bold(path)
+
     def probes(self, data: Rows) -> list[Probe]:
         """One probe per prompt and sample; a given completion is one probe."""
+        first: dict[tuple[bytes, str], str] = {}
         return [
             probe
             for index, row in enumerate(data)
-            for probe in self._probes(row, index, place_of(data, index))
+            for probe in self._probes(row, index, place_of(data, index), first)
         ]
 
-    def _probes(self, row: Mapping[str, Any], index: int, place: str) -> Iterator[Probe]:
-        """The probes of one row."""
+    def _probes(
+        self, row: Mapping[str, Any], index: int, place: str, first: dict[tuple[bytes, str], str]
+    ) -> Iterator[Probe]:
+        """The probes of one row; `first` holds the first id of every prompt and group."""
         prompt, given = row["prompt"], row.get("completion")
         if not prompt:
             raise UserError(f"{place}: 'prompt' is empty; give a text to complete")
         own, template = text_of(row, "id", index + 1), text_of(row, "template")
+        group = text_of(row, "group")
+        prompt_id = first.setdefault((canonical({"prompt": prompt}), group), own)
         count = self.samples if given is None else 1
         for number in range(count):
             yield Probe(
                 id=own if count == 1 else f"{own}/{number + 1}",
-                group=text_of(row, "group"),
-                cluster=text_of(row, "cluster", template or own),
+                group=group,
+                cluster=text_of(row, "cluster", template or prompt_id),
                 texts=() if given is None else (str(given),),
                 labels={
                     "prompt": prompt,
-                    "prompt_id": own,
+                    "prompt_id": prompt_id,
                     "number": number,
                     "template": template,
                 },
@@ -120,8 +160,33 @@ class TextAudit:
         return slices_by(items, "group")
 
     def estimate(self, items: pd.DataFrame) -> list[Estimate]:
-        """Every metric, with intervals."""
-        return estimates.estimate(self, items)
+        """Every metric, with intervals: by the shared ways, or by the metric's own."""
+        shared = tuple(each for each in self.metrics if not isinstance(each, OwnInterval))
+        part = _Part(self.name, self.level, shared, self.slices)
+        rows = estimates.estimate(cast(Audit, part), items)
+        own = (each for each in self.metrics if isinstance(each, OwnInterval))
+        rows += [row for metric in own for row in self._own(metric, items)]
+        order = [metric.name for metric in self.metrics]
+        return sorted(rows, key=lambda row: order.index(row.metric))
+
+    def _own(self, metric: OwnInterval, items: pd.DataFrame) -> Iterator[Estimate]:
+        """A metric with its own interval, on every slice that has items for it."""
+        for name, mask in self.slices(items).items():
+            if name != "all" and not metric.sliced:
+                continue
+            labels = Labels(
+                audit=self.name,
+                metric=metric.name,
+                slice=name,
+                level=self.level,
+                ideal=metric.ideal,
+            )
+            terms = metric.terms(items[mask])
+            if counted_rows(terms).any():
+                rng = estimates.generator(self.name, metric.name, name)
+                row = metric.interval(items[mask], rng, labels)
+                low, high = np.clip([row.low, row.high], *(metric.span or (None, None))).tolist()
+                yield replace(row, low=low, high=high)
 
     def notes(self, items: pd.DataFrame) -> list[str]:
         """How many texts stand behind the numbers, and that some are empty."""
