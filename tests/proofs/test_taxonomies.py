@@ -203,7 +203,7 @@ def test_all_installed_leaves_those_places_that_name_no_method():
 def test_a_method_may_stand_in_several_pillars():
     pillars = load("llm-alignment").children
     found = [p.name for p in pillars if any("honesty" in n.methods for n in p.walk())]
-    assert found == ["why", "inner", "evaluation"]
+    assert found == ["why", "outer", "inner", "evaluation"]
 
 
 # Sheet 65: two directions
