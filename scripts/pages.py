@@ -48,10 +48,15 @@ def block(name: str) -> str:
 
 
 def proven() -> str:
-    """What is proven, for the front page."""
+    """What is proven, by stage, for the front page."""
     entries = [entry for entry in catalog.load(base=True) if entry.status == "proven"]
-    rows = [(f"`{e.name}`", e.kind, e.stage, _paper(e), _proofs(e, "")) for e in entries]
-    return _table(("name", "kind", "stage", "paper", "proof"), rows)
+    stages = dict.fromkeys(entry.stage for entry in entries)
+    rows = []
+    for stage in sorted(stages):
+        own = [entry for entry in entries if entry.stage == stage]
+        names = ", ".join(f"[`{e.name}`]({e.proof[0]})" for e in own)
+        rows.append((stage, str(len(own)), names))
+    return _table(("stage", "", "methods, each with its proof"), rows)
 
 
 def papers() -> str:
@@ -176,10 +181,16 @@ def _objective_facts(cls: type[Any]) -> Iterable[str]:
 
 
 def _audit_facts(cls: type[Any]) -> Iterable[str]:
-    """The metrics of an audit with their ideal values."""
+    """The metrics of an audit with their ideal values, and what its calibration found."""
+    from trueup.calibration.known import facts_of
+
     for metric in cls().metrics:
         ideal = "none" if metric.ideal is None else f"{metric.ideal:g}"
-        yield f"- metric `{metric.name}`: ideal {ideal}, better: {metric.goal}, a {metric.kind}"
+        told = f" - {metric.reading}" if metric.reading else ""
+        yield (
+            f"- metric `{metric.name}`: ideal {ideal}, better: {metric.goal}, a {metric.kind}{told}"
+        )
+    yield from (f"- {fact}" for fact in facts_of(cls.name))
 
 
 def _settings(cls: type[Any]) -> Iterable[str]:

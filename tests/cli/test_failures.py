@@ -194,7 +194,10 @@ def test_resume_needs_a_folder(trueup: Trueup, roomy_model: Path, sentences: Pat
         (["audti"], "error: no verb 'audti'; did you mean 'audit'? known: "),
         (["serve", "model"], "error: no verb 'serve'; known: "),
         (["audit"], "error: missing argument 'MODEL'; see trueup audit --help"),
-        (["audit", "m"], "error: name what to measure: --audit NAME, repeatable, or one --suite NAME"),
+        (
+            ["audit", "m"],
+            "error: name what to measure: --audit NAME, repeatable, or one --suite NAME",
+        ),
         (["--nope"], "error: no such option: --nope; see trueup --help"),
         (
             ["audit", "m", "--sed", "1"],

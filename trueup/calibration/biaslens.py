@@ -22,6 +22,7 @@ class PlantedStates:
 
     name = "planted-states"
     is_masked = False
+    ends_in_norm = False
 
     def __init__(self, states: Mapping[str, np.ndarray]) -> None:
         self.states = states

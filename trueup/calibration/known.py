@@ -93,6 +93,20 @@ def warnings_of(audits: Collection[str], table: Path | None = None) -> list[str]
     ]
 
 
+def facts_of(audit: str, table: Path | None = None) -> list[str]:
+    """The verdict on each calibrated metric of an audit, with its numbers at the largest n."""
+    found = []
+    for metric in known_metrics(table):
+        if metric.audit == audit:
+            last = metric.rows[-1]
+            alarms = "" if math.isnan(last.null) else f", false alarms {last.false_alarms:.1%}"
+            found.append(
+                f"calibration of `{last.metric}`: {metric.verdict}; at n={last.n} slope "
+                f"{last.slope:.2f}, coverage {last.coverage:.0%}{alarms}"
+            )
+    return found
+
+
 def rows_of(calibration: Calibration) -> list[Known]:
     """A calibration as rows of the table."""
     facts, nan = calibration.facts, math.nan

@@ -51,7 +51,7 @@ class ScoreGapWorld(ScoreParityWorld):
     """The same world, where only the size of the difference is asked for."""
 
     metric = "gap"
-    planted: tuple[float, ...] = (0.0, 0.05, 0.1, 0.15, 0.2)
+    planted: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.3)
 
 
 WORLDS: tuple[CalibrationWorld, ...] = (ScoreParityWorld(), ScoreGapWorld())

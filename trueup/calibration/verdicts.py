@@ -13,7 +13,8 @@ Word = Literal[
 FLATTEST = 0.2  # the slope below which a curve is flat, whatever its error
 TOLERANCE = 0.1  # of the planted lean, up or down; of draws without an interval too
 RULES: dict[Word, str] = {  # as a page tells them, in the order in which they are asked
-    "flat": "The slope is below 0.2, or its interval holds 0: the metric does not see the lean.",
+    "flat": "The slope is below 0.2, or its interval holds 0: the metric does not see the lean, "
+    "or turns it round.",
     "false alarms": "Without a lean the audit's interval excludes the null more often than its "
     "level allows, by more than the sweep's own error.",
     "overstates": "The measured lean is more than a tenth above the planted one, on average over "

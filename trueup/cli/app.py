@@ -4,7 +4,19 @@ from typing import Annotated
 
 import typer
 
-from trueup.cli import align, audit, compare, demo, estimate, generate, methods, report, run, select
+from trueup.cli import (
+    align,
+    audit,
+    calibrate,
+    compare,
+    demo,
+    estimate,
+    generate,
+    methods,
+    report,
+    run,
+    select,
+)
 from trueup.cli.group import VerbGroup
 
 app = typer.Typer(
@@ -17,7 +29,20 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, audit, estimate, align, compare, generate, select, methods, report, run):
+VERBS = (
+    demo,
+    audit,
+    estimate,
+    calibrate,
+    align,
+    compare,
+    generate,
+    select,
+    methods,
+    report,
+    run,
+)
+for verb in VERBS:
     verb.add_to(app)
 
 

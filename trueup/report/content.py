@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+    from trueup.calibration.curve import Calibration
+
 Row = Mapping[str, Any]
 
 
@@ -26,6 +28,7 @@ class ReportInput:
             steps is the table of training steps, evaluations that of evaluations on held-out rows;
             moved holds id, group, text, before, after, change, in any order; driving are rows of
             audit, metric, id, group, text, score, change: the items behind each audit's number;
+            calibration are curves of planted against measured leans, each with a section;
             notes are what a reader must know beside the numbers;
             settings, work, versions are shown as they are.
     """
@@ -45,6 +48,7 @@ class ReportInput:
     evaluations: "pd.DataFrame | None" = None
     moved: "pd.DataFrame | None" = None
     driving: Sequence[Row] = ()
+    calibration: "Sequence[Calibration]" = ()
     notes: Sequence[str] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     work: Mapping[str, int] = field(default_factory=dict)

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trueup.calibration.known import warnings_of
+from trueup.report.calibration import calibration_facts, calibration_sentences
 from trueup.report.content import ReportInput, Row
 from trueup.report.page import write_report
 from trueup.report.wording import count
@@ -48,13 +50,15 @@ def report_run(run_folder: str | Path) -> Path:
         driving=run.info.get("driving", ()),
         comparison=run.comparison(),
         guards=[*run.info.get("guards", ()), *_displacement_guards(estimates)],
-        notes=run.info.get("notes", ()),
+        notes=[*run.info.get("notes", ()), *_calibrated(estimates)],
         steps=_steps(run),
         evaluations=_evaluations(run),
         settings=_settings(run),
         work=run.work(),
         versions=run.info.get("versions", {}),
     )
+    if run.info["verb"] == "calibrate":
+        report = _with_curves(report, run)
     if run.comparison():
         report = _with_sides(report, run)
     return write_report(_as_told(report, run.info.get("page", {})), run.path)
@@ -96,6 +100,27 @@ def _as_told(report: ReportInput, page: Mapping[str, Any]) -> ReportInput:
         facts={**report.facts, **page.get("facts", {})},
         explanations={**report.explanations, **page.get("explanations", {})},
         planted=truths,
+    )
+
+
+def _calibrated(estimates: Sequence[Row]) -> list[str]:
+    """Where the measured table says that one of these audits is not to be trusted."""
+    return warnings_of({str(row["audit"]) for row in estimates})
+
+
+def _with_curves(report: ReportInput, run: Run) -> ReportInput:
+    """A calibration: its curves in place of plain estimates, and the worlds in words."""
+    from trueup.calibration.summary import curves_of
+
+    sweeps = run.info["arguments"]["sweeps"]
+    curves = curves_of(sweeps, run.items()) if _has_items(run) else ()
+    return replace(
+        report,
+        summary=[*report.summary, *calibration_sentences(curves)],
+        facts=calibration_facts(sweeps) | {"Seed": run.info["seed"]},
+        estimates=(),
+        notes=run.info.get("notes", ()),
+        calibration=curves,
     )
 
 
@@ -157,7 +182,11 @@ def _joined(report: ReportInput, before: Run, after: Run) -> ReportInput:
             **after.info.get("readings", {}),
             **report.explanations,
         },
-        notes=[*report.notes, *after.info.get("notes", ())],
+        notes=[
+            *report.notes,
+            *after.info.get("notes", ()),
+            *_calibrated(after.estimates()),
+        ],
         moved=moved_probes(before.items(), after.items())
         if _has_items(before) and _has_items(after)
         else None,
@@ -214,6 +243,7 @@ def _title(run: Run) -> str:
         "audit": f"Audit of {model}",
         "align": f"Alignment of {model}",
         "compare": f"{sides[1]} compared with {sides[0]}",
+        "calibrate": f"Calibration of {run.info['arguments'].get('audit', '?')}",
     }
     return titles.get(run.info["verb"], f"{run.info['verb'].capitalize()} {run.path.name}")
 
@@ -224,6 +254,7 @@ def _question(run: Run) -> str:
         "audit": "Where does this model lean, and how sure is that?",
         "align": "Did training move the model as asked, and did it break anything?",
         "compare": "Did the model change, and for the better?",
+        "calibrate": "What does this audit report where the lean is planted and known?",
     }.get(run.info["verb"], "")
 
 

@@ -107,12 +107,7 @@ def curves(steps: "pd.DataFrame", column: str, label: str, width: int) -> str:
     across.low, across.high = min(xs), max(max(xs), min(xs) + 1)
     across.ticks = [tick for tick in across.ticks if across.low <= tick <= across.high]
     up = Scale(ys, [], height - 26, 10, ticks=3)
-    for tick in up.ticks:
-        board.line([46, width - 8], [up(tick)] * 2, tone="hairline")
-        board.text(40, up(tick), up.tick_text(tick), anchor="end", size=11, tone="muted")
-    for tick in across.ticks:
-        board.text(across(tick), height - 10, across.tick_text(tick), size=11, anchor="middle",
-                   tone="muted")  # fmt: skip
+    axes(board, across, up)
     px, py = [across(x) for x in xs], [up.clip(y)[0] for y in ys]
     if len(xs) >= 2 * SMOOTHED:
         board.line(px, py, tone="before", width=0.7)
@@ -121,6 +116,17 @@ def curves(steps: "pd.DataFrame", column: str, label: str, width: int) -> str:
     if len(xs) == 1:
         board.dot(across(xs[0]), up(ys[0]), tone="accent", hollow=False)
     return board.svg(label)
+
+
+def axes(board: Drawing, across: Scale, up: Scale) -> None:
+    """The ticks of two scales at the left and at the foot, and hairlines across the picture."""
+    for tick in up.ticks:
+        board.line([across.left, across.right], [up(tick)] * 2, tone="hairline")
+        board.text(across.left - 6, up(tick), up.tick_text(tick), anchor="end", size=11,
+                   tone="muted")  # fmt: skip
+    for tick in across.ticks:
+        board.text(across(tick), up.left + 16, across.tick_text(tick), size=11, anchor="middle",
+                   tone="muted")  # fmt: skip
 
 
 def forest_label(name: str, marks: Sequence[Mark], ideal: float | None) -> str:

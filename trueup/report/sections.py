@@ -9,6 +9,11 @@ from markupsafe import Markup
 
 from trueup.redaction import redacted
 from trueup.report import wording
+from trueup.report.calibration import (
+    calibration_cards,
+    calibration_rules,
+    calibration_section,
+)
 from trueup.report.content import ReportInput, rows_of
 from trueup.report.pictures import (
     NARROW,
@@ -69,7 +74,8 @@ def sections(report: ReportInput) -> dict[str, Any]:
         "summary": [*report.summary, *found],
         "guard_summary": wording.guard_sentences(report.guards),
         "has_tripped": any(guard.get("tripped") for guard in report.guards),
-        "cards": _comparison_cards(comparison, report.headline)
+        "cards": calibration_cards(report.calibration)
+        or _comparison_cards(comparison, report.headline)
         or _estimate_cards(estimates, report.headline),
         "measured": _measured(estimates or before, report.explanations),
         "notes": report.notes,
@@ -85,6 +91,8 @@ def sections(report: ReportInput) -> dict[str, Any]:
         "moved": _moved(report.moved),
         "n_probes": 0 if report.moved is None else len(report.moved),
         "driving": _driving(report.driving),
+        "calibration": [calibration_section(curve) for curve in report.calibration],
+        "rules": calibration_rules(report.calibration),
         "settings": list(wording.flat(redacted(report.settings))),
         "work": report.work,
         "versions": report.versions,
