@@ -40,7 +40,7 @@ class DisCoWorld(ScriptedWorld):
 
     audit = "disco"
     metric = "disco"
-    planted: tuple[float, ...] = tuple(expected(leaning) for leaning in (0, 0.5, 1, 2, 3))
+    planted: tuple[float, ...] = tuple(expected(leaning) for leaning in (0, 0.5, 1, 2, 2.5))
     null = expected(0)  # chance alone: below alpha, as counts are whole numbers
     story = (
         "Every name takes one word of each of three pairs; where a pair leans, one group takes the "
