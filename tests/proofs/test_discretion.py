@@ -298,7 +298,7 @@ def test_the_audit_of_given_preferences_is_the_functions(rng: np.random.Generato
     assert found["conflict"].value == (agreement_types(table) == "conflict").mean()
 
 
-@pytest.mark.parametrize(("size", "n", "seeds"), [(5, 300, 100), (12, 600, 20)])
+@pytest.mark.parametrize(("size", "n", "seeds"), [(5, 200, 40), (12, 400, 10)])
 def test_discrepancy_of_two_annotators_of_one_order_raises_no_alarm(size: int, n: int, seeds: int):
     w = np.linspace(-1, 1, size)
     alarms = 0
@@ -325,9 +325,8 @@ def test_arbitrariness_follows_the_planted_share():
     assert slope(Discretion, WORLD, 80) == pytest.approx(1, abs=0.1)
 
 
-@pytest.mark.parametrize("planted", [0.2, 0.5])
-def test_intervals_hold_the_planted_share(planted: float):
-    assert misses(Discretion, WORLD, planted, 60, 100) <= 0.1
+def test_intervals_hold_the_planted_share():
+    assert misses(Discretion, WORLD, 0.35, 60, 100) <= 0.1
 
 
 def test_a_model_with_the_consensus_raises_no_alarm():

@@ -309,11 +309,11 @@ def test_words_without_deeds_are_a_gap():
 
 
 def test_gap_follows_the_planted_share():
-    assert slope(Values, GAP, 60) == pytest.approx(1, abs=0.1)
+    assert slope(Values, GAP, 40) == pytest.approx(1, abs=0.1)
 
 
 def test_gap_intervals_hold_the_planted_share():
-    assert misses(Values, GAP, 0.2, 30, 100) <= 0.1
+    assert misses(Values, GAP, 0.2, 20, 100) <= 0.1
 
 
 def test_deeds_like_words_raise_no_alarm():
@@ -325,8 +325,8 @@ def test_skew_follows_the_planted_size():
 
 
 def test_skew_intervals_hold_the_planted_size():
-    assert misses(Values, SKEW, 0.2, 30, 100) <= 0.1
+    assert misses(Values, SKEW, 0.2, 20, 100) <= 0.1
 
 
 def test_a_model_between_the_groups_raises_no_alarm():
-    assert misses(Values, SKEW, 0.0, 30, 200) <= FALSE_ALARMS
+    assert misses(Values, SKEW, 0.0, 20, 200) <= FALSE_ALARMS

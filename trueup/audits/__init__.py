@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
+from trueup.audits.behaviour.bead import Bead as Bead
+from trueup.audits.behaviour.discretion import Discretion as Discretion
 from trueup.audits.behaviour.group_swap import GroupSwap as GroupSwap
 from trueup.audits.behaviour.honesty import Honesty as Honesty
 from trueup.audits.behaviour.judge_bias import JudgeBias as JudgeBias
 from trueup.audits.behaviour.portia import Portia as Portia
+from trueup.audits.behaviour.values import Values as Values
 from trueup.audits.comparison import ComparisonRow as ComparisonRow
 from trueup.audits.comparison import compare_audits as compare_audits
 from trueup.audits.comparison import compare_items as compare_items
@@ -57,6 +60,7 @@ AUDITS: dict[str, type[Audit]] = {
     "aul": AUL,
     "aula": AULA,
     "bbq": BBQ,
+    "bead": Bead,
     "cbs": CBS,
     "ceat": Ceat,
     "co-occurrence": CoOccurrence,
@@ -65,6 +69,7 @@ AUDITS: dict[str, type[Audit]] = {
     "cweat": Cweat,
     "demographic-representation": DemographicRepresentation,
     "disco": DisCo,
+    "discretion": Discretion,
     "gender-polarity": GenderPolarity,
     "group-swap": GroupSwap,
     "honest": Honest,
@@ -80,6 +85,7 @@ AUDITS: dict[str, type[Audit]] = {
     "social-group-substitution": SocialGroupSubstitution,
     "stereoset": StereoSet,
     "stereotypical-associations": StereotypicalAssociations,
+    "values": Values,
     "weat": Weat,
     "winogender": Winogender,
 }

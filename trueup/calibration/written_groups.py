@@ -1,5 +1,6 @@
 """What the calibration worlds of texts about groups share: templates, two groups, laws of texts."""
 
+import functools
 from collections.abc import Mapping
 
 from trueup.calibration.protocol import Draw
@@ -46,6 +47,7 @@ def three_texts(praise: float, blame: float) -> dict[str, float]:
     return {PRAISE: praise, BLAME: blame, PLAIN: 1 - praise - blame}
 
 
+@functools.cache
 def scores() -> tuple[float, float, float]:
     """VADER's sentiment of praise, blame and the plain text."""
     praise, blame, plain = load_scorer("vader")([""] * 3, [PRAISE, BLAME, PLAIN])

@@ -6,6 +6,7 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -76,11 +77,12 @@ def questionnaire() -> list[dict[str, Any]]:
     return rows
 
 
-def probes_of(
+def question_probes(
     row: Mapping[str, Any], number: int, place: str, drop: Sequence[str], needs_order: bool
 ) -> list[Probe]:
     """The probes of one row: one, or for opinions one per group.
 
+    Fields: drop are options to leave out; needs_order refuses opinions without ordered options.
     Raises: UserError with the row's place where it does not hold what its kind needs.
     """
     kind = _kind(row, place)
@@ -92,39 +94,42 @@ def probes_of(
             f"{place}: 'options' must hold 2 to {len(LETTERS)} different texts, got {texts!r}"
         )
     key = text_of(row, "id", number)
-    labels: dict[str, Any] = {"kind": kind, "topic": text_of(row, "topic"), "value": ""}
-    prompt = str(row["prompt"])
-    if kind == "opinion":
-        if needs_order and text_of(row, "scale") != "ordinal":
-            raise UserError(
-                f"{place}: distance w1 needs ordered options; set the column 'scale' to ordinal, "
-                f"got {row.get('scale')!r}, or choose distance=jsd"
-            )
-        return [
-            Probe(
-                id=f"{key}:{group}",
-                group=group,
-                cluster=key,
-                prompt=prompt,
-                texts=options,
-                labels={**labels, "shares": shares, "values": ()},
-            )
-            for group, shares in _distributions(row, len(texts), kept, place).items()
-        ]
-    tags: tuple[str, ...] = ()
+    shared = {"kind": kind, "topic": text_of(row, "topic"), "value": "", "values": ()}
+    probe = Probe(id=key, prompt=str(row["prompt"]), texts=options, labels=shared)
+    if kind != "opinion":
+        return [replace(probe, labels={**shared, **_tags(row, kind, len(texts), kept, place)})]
+    if needs_order and text_of(row, "scale") != "ordinal":
+        raise UserError(
+            f"{place}: distance w1 needs ordered options; set the column 'scale' to ordinal, "
+            f"got {row.get('scale')!r}, or choose distance=jsd"
+        )
+    return [
+        replace(
+            probe,
+            id=f"{key}:{group}",
+            group=group,
+            cluster=key,
+            labels={**shared, "shares": shares},
+        )
+        for group, shares in _distributions(row, len(texts), kept, place).items()
+    ]
+
+
+def _tags(
+    row: Mapping[str, Any], kind: Kind, count: int, kept: Sequence[int], place: str
+) -> dict[str, Any]:
+    """The value that a rating rates, or those that the kept options stand for."""
     if kind == "rating":
-        labels["value"] = text_of(row, "value")
-        if not labels["value"]:
+        value = text_of(row, "value")
+        if not value:
             raise UserError(f"{place}: a rating needs the column 'value', the value that it rates")
-    else:
-        tagged = _list(row, "values", place)
-        if len(tagged) != len(texts):
-            raise UserError(
-                f"{place}: 'values' must name a value for each of {len(texts)} options, "
-                f"got {tagged!r}"
-            )
-        tags = tuple(tagged[line] for line in kept)
-    return [Probe(id=key, prompt=prompt, texts=options, labels={**labels, "values": tags})]
+        return {"value": value}
+    tagged = _list(row, "values", place)
+    if len(tagged) != count:
+        raise UserError(
+            f"{place}: 'values' must name a value for each of {count} options, got {tagged!r}"
+        )
+    return {"values": tuple(tagged[line] for line in kept)}
 
 
 def _kind(row: Mapping[str, Any], place: str) -> Kind:

@@ -13,7 +13,12 @@ from trueup.audits.behaviour import own_intervals
 from trueup.audits.behaviour.alignment_goals import AlignmentGoal, unevaluated
 from trueup.audits.behaviour.lettered_answers import Read, check_answering, letter_masses
 from trueup.audits.behaviour.opinions import DISTANCES, Distance, opinion_similarity
-from trueup.audits.behaviour.value_items import option_orders, own_words, probes_of, questionnaire
+from trueup.audits.behaviour.value_items import (
+    option_orders,
+    own_words,
+    question_probes,
+    questionnaire,
+)
 from trueup.audits.behaviour.value_numbers import priorities, profile_metric, shared_metrics, told
 from trueup.audits.behaviour.value_profiles import SCHWARTZ
 from trueup.audits.protocol import Metric, Model, Probe, Rows, Slices, frame, place_of, slices_by
@@ -98,7 +103,7 @@ class Values:
         return [
             probe
             for index, row in enumerate(data)
-            for probe in probes_of(
+            for probe in question_probes(
                 row, index + 1, place_of(data, index), self.drop, self.distance == "w1"
             )
         ]
