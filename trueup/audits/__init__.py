@@ -15,6 +15,7 @@ from trueup.audits.comparison import ComparisonRow as ComparisonRow
 from trueup.audits.comparison import compare_audits as compare_audits
 from trueup.audits.comparison import compare_items as compare_items
 from trueup.audits.comparison import unpaired as unpaired
+from trueup.audits.embedding.biaslens import BiasLens as BiasLens
 from trueup.audits.embedding.ceat import Ceat as Ceat
 from trueup.audits.embedding.corpus_cooccurrence import CorpusCooccurrence as CorpusCooccurrence
 from trueup.audits.embedding.cweat import Cweat as Cweat
@@ -61,6 +62,7 @@ AUDITS: dict[str, type[Audit]] = {
     "aula": AULA,
     "bbq": BBQ,
     "bead": Bead,
+    "biaslens": BiasLens,
     "cbs": CBS,
     "ceat": Ceat,
     "co-occurrence": CoOccurrence,

@@ -19,6 +19,11 @@ States = NDArray[np.float32]
 class LayerStates(Protocol):
     """Whatever tells its states layer by layer: `Activations`, or a planted world."""
 
+    @property
+    def ends_in_norm(self) -> bool:
+        """Whether the last layer is no residual stream but the final norm's output."""
+        ...
+
     def last_states(self, texts: Sequence[str]) -> States:
         """The state of each text's last real token in every layer, [N, L, D]."""
         ...
@@ -28,7 +33,7 @@ class Activations:
     """The residual stream of a white-box model, read where a text ends.
 
     Layer 0 is the embedding, layer l the stream after block l; the last one is what the head reads,
-    with the final norm where the architecture has one, as in `LanguageModel.hidden_states`.
+    with the final norm where a causal model has one, as in `LanguageModel.hidden_states`.
     The last real token is the text's own last one: neither padding nor an end mark that the
     tokenizer adds.
     Fields: embedder gives the tokens and counts the work.
@@ -36,6 +41,11 @@ class Activations:
 
     def __init__(self, embedder: Embedder) -> None:
         self.embedder = embedder
+
+    @property
+    def ends_in_norm(self) -> bool:
+        """Whether the last layer is the final norm's output: so it is in causal models."""
+        return self.embedder.is_causal
 
     def last_states(self, texts: Sequence[str]) -> States:
         """The state of each text's last real token in every layer, [N, L, D] in float32.

@@ -26,13 +26,12 @@ from trueup.audits.protocol import (
     Slices,
     average,
     frame,
-    is_masked,
     place_of,
     slices_by,
     text_of,
 )
 from trueup.errors import UserError, check_at_least, check_between, check_choice, check_positive
-from trueup.models.activations import states_of
+from trueup.models.activations import LayerStates, states_of
 from trueup.models.sparse_autoencoder import SparseAutoencoder, load_sae
 from trueup.stats import Estimate, Labels, mean
 from trueup.stats.estimate import Array
@@ -40,6 +39,7 @@ from trueup.stats.estimate import Array
 ROLES = ("target", "reference", "negative")
 MODES = ("auto", "cav", "sae", "encode", "decoder")
 FEWEST = 10  # sentences of a concept, and neutral ones
+ENOUGH = 50  # sentences of a concept below which intervals miss 8 to 14 % instead of 5 %
 UNLIKE = 1.5  # times as many words a sentence in one concept as in another are told
 
 _TOLD = 5  # features and layers that a note names
@@ -130,7 +130,8 @@ class BiasLens:
                 reading="How unevenly the model places the targets between two references; chance "
                 "alone gives a size above 0, see the chance band. It describes: what goes together "
                 "in the world looks the same as a stereotype. Few sentences in a wide model shrink "
-                "it, so compare at equal numbers, and across models or layers only ranks.",
+                "it, and so does whatever else a direction holds: compare at equal numbers, and "
+                "across models or layers only ranks.",
             ),
             average(
                 "signed",
@@ -183,7 +184,8 @@ class BiasLens:
         """Cosines of every cell, their resamples and those of shuffled labels."""
         concepts: Concepts = probes[0].labels["concepts"]
         sae = load_sae(self.sae) if self.sae and self.mode != "cav" else None
-        states = _states(model, concepts, self.name)
+        source = states_of(model, self.name)
+        states = _states(source, concepts)
         cells = _cells(concepts, probes)
         probing = Probing(
             C=self.C,
@@ -194,7 +196,7 @@ class BiasLens:
         )
         fits = {
             layer: probing.probed(states, layer)
-            for layer in self._layers(sae, states.negatives.shape[1], model)
+            for layer in self._layers(sae, states.negatives.shape[1], source)
         }
         middle = (states.negatives.shape[1] - 1) / 2
         layer = max(fits, key=lambda each: (fits[each][1].mean(), -abs(each - middle)))
@@ -267,7 +269,7 @@ class BiasLens:
         )
         return lines
 
-    def _layers(self, sae: SparseAutoencoder | None, count: int, model: Model) -> list[int]:
+    def _layers(self, sae: SparseAutoencoder | None, count: int, source: LayerStates) -> list[int]:
         """The layers at which probes are fitted: one, or all of them to find the best."""
         own = None if sae is None else sae.layer
         if self.layer == "best" and sae is None:
@@ -282,7 +284,7 @@ class BiasLens:
             raise UserError(
                 f"{self.sae}: reads layer {own}, got layer={self.layer}; leave layer out"
             )
-        if sae is not None and layer == count - 1 and not is_masked(model):
+        if sae is not None and layer == count - 1 and source.ends_in_norm:
             raise UserError(
                 f"layer {layer} is the last one, which is read after the model's final norm, and "
                 "an autoencoder's states come before it; take one of an earlier layer"
@@ -348,7 +350,7 @@ class BiasLens:
         if not len(kept):
             return []
         sizes = np.abs(np.array(kept["null"].tolist(), dtype=np.float64))
-        bands = np.nanquantile(sizes, self.level, axis=1)
+        bands = np.nanquantile(sizes, self.level, axis=1, method="higher")
         beyond = int((kept["score"].abs().to_numpy() > bands).sum())
         return [
             f"chance band: with shuffled labels the size stays below "
@@ -422,6 +424,11 @@ def _remarks(concepts: Concepts) -> list[str]:
     }
     longest, shortest = max(lengths, key=lengths.__getitem__), min(lengths, key=lengths.__getitem__)
     remarks = []
+    fewest = min(every, key=lambda name: len(every[name]))
+    if len(every[fewest]) < ENOUGH:
+        remarks.append(
+            f"{fewest} has {len(every[fewest])} sentences; below {ENOUGH} intervals are too short"
+        )
     if len(ends) > 1:
         remarks.append(
             f"sentences end in {len(ends)} different characters ({' '.join(ends[:5])}), and the "
@@ -435,10 +442,10 @@ def _remarks(concepts: Concepts) -> list[str]:
     return remarks
 
 
-def _states(model: Model, concepts: Concepts, wanted_by: str) -> ConceptStates:
+def _states(source: LayerStates, concepts: Concepts) -> ConceptStates:
     """The states of all sentences, each read once."""
     every = [*concepts.negatives, *(text for own in concepts.sentences.values() for text in own)]
-    found = states_of(model, wanted_by).last_states(every)
+    found = source.last_states(every)
     sizes = [len(concepts.negatives), *map(len, concepts.sentences.values())]
     negatives, *parts = np.split(found, np.cumsum(sizes)[:-1])
     return ConceptStates(dict(zip(concepts.names, parts, strict=True)), negatives)

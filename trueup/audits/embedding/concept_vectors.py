@@ -299,7 +299,11 @@ class Probing:
     def _counts(self, name: str, size: int) -> Array:
         """How often each resample draws every sentence, [B, n]; the same in every chunk."""
         rng = generator(str(self.seed), "resampled", name)
-        return rng.multinomial(size, np.full(size, 1 / size), size=self.n_boot).astype(np.float64)
+        drawn = (
+            rng.integers(size, size=(self.n_boot, size)) + size * np.arange(self.n_boot)[:, None]
+        )
+        counts = np.bincount(drawn.ravel(), minlength=self.n_boot * size).astype(np.float64)
+        return counts.reshape(self.n_boot, size)
 
     def _folds(self, name: str, size: int) -> NDArray[np.int64]:
         """The fold of every sentence."""
