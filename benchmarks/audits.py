@@ -5,7 +5,8 @@ crows-pairs, bbq  lm-evaluation-harness' requests for the same items under the s
 pll               pseudo-log-likelihoods of masked models: one row per mask, and the vocabulary's
                   head on every position, batch 16
 weat              `wefe` in a venv of its own (made in the cache folder on first use), on the same
-                  random vectors, 100,000 random partitions
+                  random vectors, 100,000 random partitions; wefe tries so many of them as
+                  --peer-partitions says, and its time is scaled up, as it grows with their number
 
     python benchmarks/audits.py --json
 """
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=2, help="each side's best of so many runs")
     parser.add_argument("--partitions", type=int, default=100_000)
+    parser.add_argument("--peer-partitions", type=int, default=500)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -179,17 +181,22 @@ def weat(_: int, arguments: argparse.Namespace) -> dict[str, Any]:
     ours, own = best(
         lambda: weat_test(*sets, samples=arguments.partitions, seed=1), arguments.repeats
     )
-    peer = wefe_result(sets, arguments.partitions)
+    n_words = sizes[0] + sizes[1]
+    as_wefe = own.d * (n_words / (n_words - 1)) ** 0.5  # wefe divides by n in the deviation
+    tried = min(arguments.peer_partitions, arguments.partitions)
+    peer = wefe_result(sets, tried)
     return row(
         f"weat, {sizes[0]} words a side, {arguments.partitions} partitions",
         "random vectors",
         arguments.partitions,
         ours,
-        peer["seconds"],
-        np.array([own.d - peer["effect_size"]]),
+        peer["seconds"] * arguments.partitions / tried,
+        np.array([as_wefe - peer["effect_size"]]),
         p_value=own.partitions.p_value,
         peer_p_value=peer["p_value"],
         peer_version=WEFE,
+        peer_partitions=tried,
+        peer_seconds_measured=peer["seconds"],
     )
 
 
