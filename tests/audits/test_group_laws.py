@@ -6,6 +6,7 @@ from tests.audits.scored_rows import items_of, score_rows, written_scores
 from trueup.audits.text.counterfactual_sentiment import CounterfactualSentiment
 from trueup.audits.text.group_laws import LawDistance, shuffled_orders
 from trueup.audits.text.grouped_text import group_terms, membership
+from trueup.audits.text.score_parity import ScoreParity
 
 
 def page_rows(seed: int) -> list[dict[str, str]]:
@@ -53,6 +54,28 @@ def test_the_interval_of_pages_is_that_of_pages():
     assert alarms <= 0.096 * 200  # 5 % and three standard errors
     assert above <= 0.058 * 200  # 2.5 % and three standard errors
     assert blind > 0.3 * 200  # taken as independent, texts of pages raise alarms
+
+
+@pytest.mark.parametrize("pages", [(3, 3), (2, 10)])
+def test_groups_of_few_pages_raise_no_alarm(pages: tuple[int, int]):
+    audit = ScoreParity(scorer=written_scores)
+    [gap] = [metric for metric in audit.metrics if metric.name == "gap"]
+    alarms = {"gap": 0, "w1": 0}
+    for seed in range(100):
+        rows = [row for row in page_rows(seed) if int(row["prompt"].split()[1]) < max(pages)]
+        rows = [row for row in rows if row["group"] == "b" or int(row["prompt"][2:4]) < pages[0]]
+        items = items_of(audit, rows)
+        alarms["gap"] += gap.interval(items, np.random.default_rng(0), {"metric": "gap"}).low > 0
+        alarms["w1"] += interval_of(items, "w1").low > 0
+    assert max(alarms.values()) <= 11  # 5 % and three standard errors; wider than it need be
+
+
+def test_a_group_of_one_item_in_a_shared_template_has_no_interval():
+    audit = ScoreParity(scorer=written_scores)
+    rows = score_rows({"a": [0.1], "b": [0.3, 0.6, 0.2]})
+    row = next(row for row in audit.estimate(items_of(audit, rows)) if row.metric == "gap")
+    assert np.isnan([row.low, row.high]).all()
+    assert row.method.startswith("undefined")
 
 
 def test_terms_are_set_apart_by_group():

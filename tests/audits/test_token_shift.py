@@ -3,10 +3,11 @@
 import json
 
 import pandas as pd
+import peft
 import pytest
 import torch
 
-from tests.tiny_models import make_tiny
+from tests.tiny_models import make_tiny, make_tokenizer
 from trueup.audits.behaviour.token_shift import TokenShift
 from trueup.audits.behaviour.token_shift_tables import by_position, tokens_of
 from trueup.errors import UserError
@@ -40,8 +41,8 @@ def test_items_hold_a_row_per_prompt_with_its_tokens(pair):
     assert items["id"].tolist() == ["a", "b"]
     assert items["tokens"].tolist() == [6, 6]
     assert [len(json.loads(text)) for text in items["ranks"]] == [6, 6]
-    assert (items[["shifted", "marginal", "unshifted"]].sum(axis=1) == 1).all()
-    assert [name for name in audit.slices(items)] == ["all", "x"]
+    assert (items[["shifted", "marginal", "unshifted"]].sum(axis=1).round(12) == 1).all()
+    assert list(audit.slices(items)) == ["all", "x"]
 
 
 def test_messages_are_prompts(pair):
@@ -70,6 +71,25 @@ def test_the_base_may_be_a_folder(tmp_path, pair):
     audits = [TokenShift(base=each, max_new_tokens=3) for each in (str(folder), pair[0])]
     tables = [audit.measure(pair[1], audit.probes(PROMPTS)) for audit in audits]
     pd.testing.assert_frame_equal(*tables)
+
+
+def test_an_adapter_names_its_own_base(tmp_path):
+    folder = make_tiny("llama", tmp_path / "base", seed=0)
+    lora = peft.get_peft_model(
+        load(folder).model, peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    )
+    lora.peft_config["default"].base_model_name_or_path = str(folder)
+    lora.save_pretrained(tmp_path / "adapter")
+    make_tokenizer().save_pretrained(tmp_path / "adapter")
+    audit = TokenShift(max_new_tokens=3)
+    items = audit.measure(load(tmp_path / "adapter"), audit.probes(PROMPTS))
+    assert items["unshifted"].tolist() == [1.0, 1.0]  # a new adapter changes nothing
+
+
+def test_a_model_that_does_not_name_its_base_is_refused(pair):
+    audit = TokenShift(max_new_tokens=3)
+    with pytest.raises(UserError, match="does not say what it was tuned from; give base"):
+        audit.measure(pair[1], audit.probes(PROMPTS))
 
 
 def test_another_vocabulary_is_refused(pair):

@@ -98,13 +98,14 @@ def test_a_group_without_scores_leaves_the_number_undefined():
 
 @pytest.mark.parametrize("world", WORLDS, ids=["difference", "gap"])
 def test_planted_differences_are_recovered(world):
-    # the gap is larger than it is where it is small: by 0.015 at 0 with 1000 prompts
-    assert slope(ScoreParity, world, 1000, seeds=8) == pytest.approx(1, abs=0.1)
+    # the gap is larger than it is where it is small: by 0.02 at 0 with 600 prompts
+    assert slope(ScoreParity, world, 600, seeds=15) == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=["difference", "gap"])
 def test_intervals_hold_the_planted_number(world):
-    assert misses(ScoreParity, world, world.planted[3], 200, 120) <= 0.1
+    # over 800 seeds 3 to 7 % of intervals miss, with 80 to 200 prompts
+    assert misses(ScoreParity, world, world.planted[3], 200, 100) <= 0.1
 
 
 def test_a_correction_is_called_improved():
@@ -122,14 +123,14 @@ def test_a_correction_is_called_improved():
 
 @pytest.mark.parametrize("world", WORLDS, ids=["difference", "gap"])
 def test_equal_groups_raise_no_alarm(world):
-    assert misses(ScoreParity, world, 0.0, 100, 200) <= FALSE_ALARMS
+    assert misses(ScoreParity, world, 0.0, 60, 200) <= FALSE_ALARMS
 
 
-def test_the_largest_of_three_gaps_raises_no_alarm_either():
+def test_the_largest_of_many_gaps_raises_no_alarm_either():
     alarms = 0
     for seed in range(200):
         rng = np.random.default_rng(seed)
-        scores = {name: rng.random(40).round(3) for name in ("a", "b", "c", "d")}
+        scores = {name: rng.random(30).round(3) for name in ("a", "b", "c", "d")}
         audit = parity()
         items = items_of(audit, score_rows(scores))
         [gap] = [metric for metric in audit.metrics if metric.name == "gap"]

@@ -10,6 +10,7 @@ from trueup.audits.behaviour.group_swap import GroupSwap as GroupSwap
 from trueup.audits.behaviour.honesty import Honesty as Honesty
 from trueup.audits.behaviour.judge_bias import JudgeBias as JudgeBias
 from trueup.audits.behaviour.portia import Portia as Portia
+from trueup.audits.behaviour.token_shift import TokenShift as TokenShift
 from trueup.audits.behaviour.values import Values as Values
 from trueup.audits.comparison import ComparisonRow as ComparisonRow
 from trueup.audits.comparison import compare_audits as compare_audits
@@ -42,18 +43,25 @@ from trueup.audits.protocol import chunks as chunks
 from trueup.audits.sources import probes_of as probes_of
 from trueup.audits.sources import read_data as read_data
 from trueup.audits.text.co_occurrence import CoOccurrence as CoOccurrence
+from trueup.audits.text.counterfactual_sentiment import (
+    CounterfactualSentiment as CounterfactualSentiment,
+)
 from trueup.audits.text.demographic_representation import (
     DemographicRepresentation as DemographicRepresentation,
 )
+from trueup.audits.text.full_generation_bias import FullGenerationBias as FullGenerationBias
 from trueup.audits.text.gender_polarity import GenderPolarity as GenderPolarity
 from trueup.audits.text.honest import Honest as Honest
 from trueup.audits.text.psycholinguistic_norms import PsycholinguisticNorms as PsycholinguisticNorms
+from trueup.audits.text.regard import Regard as Regard
+from trueup.audits.text.score_parity import ScoreParity as ScoreParity
 from trueup.audits.text.social_group_substitution import (
     SocialGroupSubstitution as SocialGroupSubstitution,
 )
 from trueup.audits.text.stereotypical_associations import (
     StereotypicalAssociations as StereotypicalAssociations,
 )
+from trueup.audits.text.toxicity import Toxicity as Toxicity
 from trueup.errors import UserError, build, unknown_name
 
 AUDITS: dict[str, type[Audit]] = {
@@ -67,11 +75,13 @@ AUDITS: dict[str, type[Audit]] = {
     "ceat": Ceat,
     "co-occurrence": CoOccurrence,
     "corpus-co-occurrence": CorpusCooccurrence,
+    "counterfactual-sentiment": CounterfactualSentiment,
     "crows-pairs": CrowsPairs,
     "cweat": Cweat,
     "demographic-representation": DemographicRepresentation,
     "disco": DisCo,
     "discretion": Discretion,
+    "full-generation-bias": FullGenerationBias,
     "gender-polarity": GenderPolarity,
     "group-swap": GroupSwap,
     "honest": Honest,
@@ -82,11 +92,15 @@ AUDITS: dict[str, type[Audit]] = {
     "perplexity": Perplexity,
     "portia": Portia,
     "psycholinguistic-norms": PsycholinguisticNorms,
+    "regard": Regard,
+    "score-parity": ScoreParity,
     "seat": Seat,
     "sentence-bias-score": SentenceBiasScore,
     "social-group-substitution": SocialGroupSubstitution,
     "stereoset": StereoSet,
     "stereotypical-associations": StereotypicalAssociations,
+    "token-shift": TokenShift,
+    "toxicity": Toxicity,
     "values": Values,
     "weat": Weat,
     "winogender": Winogender,

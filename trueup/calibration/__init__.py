@@ -43,6 +43,7 @@ WORLD_MODULES: dict[str, str] = {  # audit -> the module whose WORLDS calibrate 
         "social-group-substitution",
         "stereoset",
         "stereotypical-associations",
+        "token-shift",
         "toxicity",
         "values",
         "weat",

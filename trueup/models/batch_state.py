@@ -1,6 +1,7 @@
 """A decoding state whose rows come and go between steps, each with a length of its own."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class BatchState(DecodingState):
         """Take over the rows of `other`, which must not be used any more."""
         logprobs = torch.cat([self.logprobs, other.logprobs])
         width = max(self._mask.shape[1], other._mask.shape[1])
-        for ours, theirs in zip(self._cache.layers, other._cache.layers, strict=True):
+        for ours, theirs in zip(_layers(self), _layers(other), strict=True):
             ours.keys = torch.cat([_widened(ours.keys, width), _widened(theirs.keys, width)])
             ours.values = torch.cat([_widened(ours.values, width), _widened(theirs.values, width)])
         masks = [pad(mask, (width - mask.shape[1], 0)) for mask in (self._mask, other._mask)]
@@ -39,7 +40,7 @@ class BatchState(DecodingState):
         longest = int(self.lengths.max())
         spare = self._mask.shape[1] - longest
         if spare:
-            for layer in self._cache.layers:
+            for layer in _layers(self):
                 layer.keys = layer.keys[..., spare:, :]
                 layer.values = layer.values[..., spare:, :]
             self._mask = self._mask[:, spare:]
@@ -49,6 +50,11 @@ class BatchState(DecodingState):
         """Append one token to each row, [R]."""
         super().advance(tokens)
         del self._history[:-1]
+
+
+def _layers(state: DecodingState) -> list[Any]:
+    """The layers of the cache, which hold keys and values [R, H, L, D]."""
+    return list(state._cache.layers)
 
 
 def _widened(cached: Tensor, width: int) -> Tensor:

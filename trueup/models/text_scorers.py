@@ -245,6 +245,7 @@ def _version() -> str:
         ) from error
 
 
+@functools.lru_cache(maxsize=4096)
 def _polarity(text: str) -> dict[str, float]:
     """VADER's four numbers of a text."""
     numbers: dict[str, float] = _vader().polarity_scores(text)

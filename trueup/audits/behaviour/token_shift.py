@@ -48,14 +48,15 @@ class TokenShift:
     Data:   prompt, text or messages; optional id, group (each a slice), cluster.
     Items:  shares, kl and base_prob of a prompt, its tokens and their ranks, KLs and probabilities
             as JSON lists, which `by_position` and `token_table` read; score is the shifted share.
-    Fields: base is a folder or hub id, or a model; count_end counts the end-of-text token too: a
-            base model ranks a chat model's very low, which inflates the shifted share.
+    Fields: base is a folder or hub id, or a model; "" is what an adapter was trained on. count_end
+            counts the end-of-text token too: a base model ranks a chat model's very low, which
+            inflates the shifted share.
     Edges:  an answer without a token has no numbers; tied tokens share their best rank.
-    Raises: UserError where the vocabularies differ.
+    Raises: UserError where the base is not known, or the vocabularies differ.
     Source: Lin et al. 2023, arXiv 2312.01552; the context that both models get is our reading.
     """
 
-    base: str | LanguageModel
+    base: str | LanguageModel = ""
     max_new_tokens: int = 128
     marginal: int = 3
     count_end: bool = False

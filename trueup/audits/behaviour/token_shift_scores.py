@@ -75,11 +75,14 @@ def shifts(base: LanguageModel, aligned: LanguageModel, groups: Sequence[Group])
 
 
 def base_model(base: str | LanguageModel, aligned: LanguageModel) -> LanguageModel:
-    """The base model, loaded where it is a path, with the aligned one's vocabulary.
+    """The base model with the aligned one's vocabulary, loaded where it is a path.
 
-    Raises: UserError where the two tokenizers know other tokens.
+    Fields: base "" is what the aligned model says that it was tuned from: its field `base`, or the
+            model that its adapter names.
+    Raises: UserError where it does not say, or the two tokenizers know other tokens.
     """
-    lm = _loaded(base, str(aligned.device)) if isinstance(base, str) else base
+    chosen = _own_base(aligned) if base == "" else base
+    lm = _loaded(chosen, str(aligned.device)) if isinstance(chosen, str) else chosen
     own, other = aligned.tokenizer.get_vocab(), lm.tokenizer.get_vocab()
     if own != other:
         differing = sum(own.get(token) != other.get(token) for token in own.keys() | other.keys())
@@ -88,6 +91,19 @@ def base_model(base: str | LanguageModel, aligned: LanguageModel) -> LanguageMod
             f"{differing} tokens that differ; give the model that {aligned.name} was tuned from"
         )
     return lm
+
+
+def _own_base(aligned: LanguageModel) -> str | LanguageModel:
+    """What a model says that it was tuned from."""
+    known: LanguageModel | None = getattr(aligned, "base", None)
+    if known is not None:
+        return known
+    for adapter in getattr(aligned.model, "peft_config", {}).values():
+        return str(adapter.base_model_name_or_path)
+    raise UserError(
+        f"token-shift: {aligned.name} does not say what it was tuned from; give base, a model's "
+        "folder"
+    )
 
 
 @functools.lru_cache(maxsize=1)

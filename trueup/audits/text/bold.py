@@ -10,7 +10,8 @@ def read_bold(path: Path) -> list[dict[str, Any]] | None:
 
     {"American_actors": {"Jacob_Zachar": ["Jacob Zachar is an American actor whose ", ...], ...}}
     The outer name is the group; the prompts of one page are one cluster, as they are about one
-    subject. The blank at a prompt's end goes: tokenizers put it at the next word's beginning.
+    subject. The blank at a prompt's end goes: tokenizers put it at the next word's beginning. The
+    published files hold a few prompts without any text; these are left out.
     Source: Dhamala et al. 2021, arXiv 2101.11718.
     """
     if path.suffix.lower() != ".json":
@@ -31,6 +32,7 @@ def read_bold(path: Path) -> list[dict[str, Any]] | None:
         for group, pages in groups.items()
         for page, prompts in pages.items()
         for number, prompt in enumerate(prompts, start=1)
+        if prompt.strip()
     ]
 
 

@@ -156,7 +156,7 @@ class FullGenerationBias(ScoredText):
         return OwnInterval(
             name=name,
             kind="statistic",
-            terms=partial(_terms, classes=classes),
+            terms=partial(_terms, classes=classes, is_corrected=is_corrected),
             value=partial(variance, is_sample=self.sample, is_corrected=is_corrected),
             ideal=0.0,
             interval=interval,
@@ -186,11 +186,14 @@ def cells_of(
     return Cells(table.to_numpy(), descriptor, shared if has_templates else None), lines
 
 
-def _terms(items: pd.DataFrame, classes: Sequence[str] | None) -> Array:
+def _terms(items: pd.DataFrame, classes: Sequence[str] | None, is_corrected: bool) -> Array:
     """The descriptors' terms, each in its first row, NaN in the others, [N, 2 C + 2]."""
     cells, lines = cells_of(items, classes)
+    own = descriptor_terms(cells)
+    if not is_corrected:
+        own[:, -1] = 0.0  # noise that cannot be seen takes only the corrected number away
     found = np.full((len(items), 2 * cells.shares.shape[1] + 2), np.nan)
     names = items["group"].iloc[lines]
     first = lines[~names.duplicated().to_numpy()]
-    found[first[np.argsort(items["group"].iloc[first])]] = descriptor_terms(cells)
+    found[first[np.argsort(items["group"].iloc[first])]] = own
     return found

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from trueup.audits.estimates import clusters_of
 from trueup.audits.protocol import counted_rows
 from trueup.audits.text.chance import around, by_chance, resampling_noise
-from trueup.audits.text.grouped_text import group_terms, membership, names_in
+from trueup.audits.text.grouped_text import group_terms, membership, names_in, stretch
 from trueup.audits.text.text_audit import OwnInterval
 from trueup.stats import Estimate, Labels
 from trueup.stats.estimate import Array, level_of
@@ -29,7 +29,8 @@ class LawDistance:
     else:     TVD = 1/2 sum_c | p_a(c) - p_b(c) |
     Noise makes it larger than it is, and it is above 0 even where the groups are equal.
     Interval: distance -+ q, q the `level` quantile over bootstrap draws of the length of what
-    moved, the same sum over (draw's differences - data's differences); see `chance`.
+    moved, the same sum over (draw's differences - data's differences); see `chance`. Few units of
+    the smallest group make it wider, see `stretch`.
     """
 
     size: int
@@ -60,13 +61,16 @@ class LawDistance:
         rng: np.random.Generator,
         labels: Labels,
     ) -> Estimate:
-        """The distance with its interval, which is NaN for one unit or without variance."""
+        """The distance with its interval; NaN for a group of one unit, or without variance."""
         units, n = units_of(terms, clusters)
         point = float(quietly(self.value, units.sum(axis=0)))
         noise = resampling_noise(units, self._moved, level_of(labels), rng)
-        moves = noise[np.isfinite(noise) & (noise > 1e-12)]
+        sizes = (units.reshape(len(units), -1, self.size).sum(axis=2) > 0).sum(axis=0)  # [G]
+        fewest, level = int(sizes.min()), level_of(labels)
+        is_known = fewest > 1 and bool((noise > 1e-12).any())
+        more = stretch(fewest, level) / stretch(len(units), level) if is_known else 1.0
         how = f"resamples of {len(units)} {'items' if clusters is None else 'clusters'}"
-        return around(point, noise if len(moves) else moves, n=n, how=how, labels=labels)
+        return around(point, more * noise if is_known else noise[:0], n=n, how=how, labels=labels)
 
     def _moved(self, sums: Array, total: Array) -> Array:
         """The length of what differs from the data's differences."""

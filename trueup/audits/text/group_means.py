@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from trueup.audits.estimates import FEW, clusters_of
 from trueup.audits.few_units import jackknife
 from trueup.audits.protocol import counted_rows
-from trueup.audits.text.grouped_text import group_terms, membership, names_in
+from trueup.audits.text.grouped_text import group_terms, membership, names_in, stretch
 from trueup.audits.text.text_audit import OwnInterval
 from trueup.stats import Estimate, Labels, bootstrap, format_p, group_gap
-from trueup.stats.estimate import Array
+from trueup.stats.estimate import Array, level_of
 from trueup.stats.resampling import units_of
 
 RESAMPLES = 1999  # of the largest gap: its quantile at 0.95 has a standard error of 0.005 there
@@ -30,7 +30,8 @@ def mean_gap(
     two, not signed:     | mean(first) - mean(second) |
     more:                largest mean - smallest mean
     Its interval: of a signed difference by resampling (jackknife below 30 units); of the others
-    the simultaneous one of `group_gap`, whose search for the largest gap is inside the test.
+    the simultaneous one of `group_gap`, whose search for the largest gap is inside the test, made
+    wider for few units of the smallest group, see `stretch`.
     """
 
     def terms(items: pd.DataFrame) -> Array:
@@ -103,23 +104,28 @@ def _gap(
     if member.any(axis=0).sum() < 2:
         nothing, why = math.nan, "undefined, only one group has scores"
         return Estimate(value=nothing, low=nothing, high=nothing, n=n, method=why, **labels)
+    units = _units(items, member, line)
     found = group_gap(
         numbers[line],
         np.asarray(names)[place],
         rng=rng,
-        clusters=_units(items, member, line),
+        clusters=units,
         resamples=RESAMPLES,
-        level=labels.get("level", 0.95),
+        level=level_of(labels),
     )
+    how = f"simultaneous bootstrap of {len(names)} groups, {RESAMPLES} resamples"
+    half, fewest = found.high - found.value, _fewest(place, units)
+    if math.isnan(half) or fewest < 2:
+        half, how = math.nan, "undefined without variance, or where a group is one cluster"
+    else:
+        half *= stretch(fewest, level_of(labels))
+    told = f"{found.highest} over {found.lowest}, {found.test}, p {_p(found.p_value)}"
     return Estimate(
         value=found.value,
-        low=found.low,
-        high=found.high,
+        low=found.value - half,
+        high=found.value + half,
         n=n,
-        method=(
-            f"simultaneous bootstrap of {len(names)} groups, {RESAMPLES} resamples; "
-            f"{found.highest} over {found.lowest}, {found.test}, p {_p(found.p_value)}"
-        ),
+        method=f"{how}; {told}",
         **labels,
     )
 
@@ -135,6 +141,14 @@ def _units(
         return None
     codes[counts] = np.arange(counts.sum()) if clusters is None else clusters
     return codes[line]
+
+
+def _fewest(place: NDArray[np.intp], units: NDArray[np.int64] | None) -> int:
+    """The number of units of the group that has the fewest."""
+    if units is None:
+        return int(np.unique(place, return_counts=True)[1].min())
+    pairs = np.unique(np.stack([place, units]), axis=1)
+    return int(np.unique(pairs[0], return_counts=True)[1].min())
 
 
 def _p(p_value: float) -> str:

@@ -1,5 +1,6 @@
 """What audits share that compare groups: which groups, which items are whose, which slices."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -8,13 +9,14 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from trueup.audits.protocol import Probe, Rows, Slices
 from trueup.audits.text.scored_text import ScoredText
 from trueup.audits.text.text_audit import groups_of
 from trueup.errors import UserError
 from trueup.stats import Estimate
-from trueup.stats.estimate import Array
+from trueup.stats.estimate import Array, normal_quantile
 
 MOST_PAIRED = 6  # groups, up to which every pair of them is a slice
 VERSUS = " vs "
@@ -88,6 +90,15 @@ def membership(items: pd.DataFrame, names: Sequence[str]) -> NDArray[np.bool_]:
     codes, texts = pd.factorize(items["group"])
     table = [[name in text.split("|") for name in names] for text in texts]
     return np.array(table, dtype=np.bool_).reshape(len(texts), len(names))[codes]
+
+
+def stretch(units: int, level: float) -> float:
+    """How much wider the bootstrap's interval must be where the smallest group has few units.
+
+    t_{U-1} / z  sqrt(U / (U - 1));  U at least 2
+    """
+    student = float(stdtrit(units - 1, (1 + level) / 2))
+    return student / normal_quantile(level) * math.sqrt(units / (units - 1))
 
 
 def group_terms(items: pd.DataFrame, groups: Sequence[str], columns: Array) -> Array:
