@@ -6,7 +6,6 @@ from trueup.audits import AUDITS, audit, probes_of, read_data
 from trueup.data import read
 from trueup.errors import UserError
 
-
 WITH_OWN_DATA = [name for name, kind in AUDITS.items() if hasattr(kind, "builtin")]
 
 

@@ -5,8 +5,8 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from tests.audits.planted_models import random_llama
 
+from tests.audits.planted_models import random_llama
 from trueup.audits import AUDITS
 from trueup.audits.suites import kinds_of, members, suite, suite_names
 from trueup.errors import UserError

@@ -42,7 +42,7 @@ def slow_search(
     num_beams: int = 1,
     roller: LanguageModel | None = None,
 ) -> tuple[list[int], float]:
-    """The best beam's tokens and score; score is of its tokens' log-probabilities and its reward."""
+    """The best beam's tokens and score; score is of its log-probabilities and its reward."""
     start = lm.encoder.prompt(prompt)
     beams: list[tuple[float, list[int], list[float], bool]] = [(0.0, [], [], False)]
     while not all(done for *_, done in beams):

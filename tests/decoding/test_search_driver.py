@@ -1,4 +1,4 @@
-"""The search driver: order, endings, errors, and a reuse of lookaheads that costs and changes none."""
+"""The search driver: order, endings, errors, a reuse of lookaheads that costs nothing."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Best-of-n: its exact law, KL and win rates on a world that can be enumerated; any writer works."""
+"""Best-of-n: its exact law, KL and win rates on an enumerable world; any writer works."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""RPS: directions, selection, and sheet 49's planted gap with its two required negative controls."""
+"""RPS: directions, selection, and sheet 49's planted gap with its two negative controls."""
 
 import logging
 import math
@@ -140,9 +140,14 @@ def beats_baseline(target: float, gap: float, rng: np.random.Generator) -> tuple
 
 @pytest.mark.parametrize(
     ("target", "gap", "share", "gain"),
-    [(45, 0.6, 0.927, 0.298), (45, 0, 0.351, -0.0367), (10, 0.6, 0.304, -0.0531), (10, 0, 0.351, -0.0367)],
+    [
+        (45, 0.6, 0.927, 0.298),
+        (45, 0, 0.351, -0.0367),
+        (10, 0.6, 0.304, -0.0531),
+        (10, 0, 0.351, -0.0367),
+    ],
     ids=["gap", "no-gap", "covered", "covered-no-gap"],
-)  # fmt: skip
+)
 def test_neighbours_win_where_there_is_a_gap_and_lose_where_there_is_none(
     target, gap, share, gain, rng
 ):

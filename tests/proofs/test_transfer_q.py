@@ -1,4 +1,4 @@
-"""Transfer Q* against sheet 30's enumerable world, its identities and a search that re-reads all."""
+"""Transfer Q* against sheet 30's enumerable world, its identities and a search that re-reads."""
 
 import itertools
 from collections import Counter
