@@ -324,7 +324,6 @@ def test_changed_teacher_repeats_what_learns_from_it(helped: Path):
         ("ranker: words", "reward: words", "ranked", "cyclealign needs a ranker"),
         ("    reward: lexicon:data/lexicon.txt\n", "", "rewarded", "raft needs a reward; give"),
         ("ref_teacher: models/other", "reward: words", "absorbed", "adpa takes no reward; leave "),
-        ("raft\n", "raft\n    eval_data: data/x.jsonl\n", "rewarded", "leave 'eval_data' out"),
         ("teacher: taught", "teacher: tought", "tought", "no step or model folder 'tought'; did"),
         ("lexicon.txt", "lexicons.txt", "lexicons.txt", "cannot be read as a list of words"),
         ("score.py:length", "scores.py:length", "scores.py", "no such file; give FILE.py:FUNCTION"),

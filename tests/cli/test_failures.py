@@ -124,7 +124,10 @@ def test_unknown_setting_of_align(trueup: Trueup, roomy_model: Path, pairs: Path
 
 def test_unknown_setting_of_audit(trueup: Trueup, roomy_model: Path, sentences: Path, out: Path):
     line = trueup(*audit(roomy_model, sentences, out, "--set", "lvel=0.9")).error()
-    assert line == "error: no audit has a field 'lvel'; crows-pairs has score, ties, level"
+    assert (
+        line
+        == "error: no audit has a field 'lvel'; crows-pairs has ties, level, score, mask_whole_word"
+    )
 
 
 @pytest.mark.parametrize(
@@ -201,7 +204,7 @@ def test_resume_needs_a_folder(trueup: Trueup, roomy_model: Path, sentences: Pat
         (["--nope"], "error: no such option: --nope; see trueup --help"),
         (
             ["audit", "m", "--sed", "1"],
-            "error: no such option: --sed (Possible options: --heads, --seed",
+            "error: no such option: --sed (Possible options: --seed, --set",
         ),
         (["demo", "--seed", "x"], "error: invalid value for '--seed'"),
         (["demo", "--seed", "-1"], "error: invalid value for '--seed'"),
