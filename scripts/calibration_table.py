@@ -7,6 +7,7 @@ docs/calibration.png          the curves as small pictures
 
     python scripts/calibration_table.py                  # all audits, two at a time, some minutes
     python scripts/calibration_table.py --only bbq weat  # these again, the others from the tables
+    python scripts/calibration_table.py --only regard --draws 800   # a doubtful one, more draws
     python scripts/calibration_table.py --write          # the documents again from finished sweeps
 
 A sweep is a run folder below --runs. A finished one is taken as it is, an unfinished one is gone on
@@ -55,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="*", help="these audits alone are swept")
     parser.add_argument("--runs", type=Path, default=RUNS, help="where the sweeps lie")
+    parser.add_argument("--draws", type=int, help="draws without a lean, in place of the usual")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="sweeps at a time")
     parser.add_argument("--write", action="store_true", help="sweep nothing")
     arguments = parser.parse_args()
@@ -63,21 +65,21 @@ def main() -> None:
         print(f"{name}: not registered, left out")
     if not arguments.write:
         wanted = [name for name in names if not arguments.only or name in arguments.only]
-        sweep_all(wanted, arguments.runs, arguments.jobs)
+        sweep_all(wanted, arguments.runs, arguments.jobs, arguments.draws)
     curves = [curve for name in names for curve in finished(arguments.runs / name)]
     write(curves)
 
 
-def sweep_all(names: Sequence[str], runs: Path, jobs: int) -> None:
+def sweep_all(names: Sequence[str], runs: Path, jobs: int, draws: int | None) -> None:
     """Every audit in a process of its own, so many at a time; one that fails stops no other."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        pending = {pool.submit(sweep, name, runs / name): name for name in names}
+        pending = {pool.submit(sweep, name, runs / name, draws): name for name in names}
         for future in as_completed(pending):
             error = future.exception()
             print(f"{pending[future]}: {error or future.result()}", flush=True)
 
 
-def sweep(name: str, folder: Path) -> str:
+def sweep(name: str, folder: Path, draws: int | None) -> str:
     """One audit into its run folder; its verdicts."""
     import torch
 
@@ -90,7 +92,7 @@ def sweep(name: str, folder: Path) -> str:
     if is_stale:
         shutil.rmtree(folder)
     sizes = worlds[0].sizes
-    seeds = [MANY if n <= CHEAP else FEW for n in sizes]
+    seeds = [draws or (MANY if n <= CHEAP else FEW) for n in sizes]
     run = calibrate(name, n=sizes, seeds=seeds, out=folder, resume=True)
     return ", ".join(f"{curve.facts.metric} {curve.verdict}" for curve in run.curves)
 
