@@ -505,3 +505,17 @@ def test_the_files_have_their_published_schema(tmp_path: Path, snapshot: Snapsho
 
 def test_the_comparison_has_the_keys_of_the_design() -> None:
     assert tuple(COMPARISON) == COMPARISON_KEYS
+
+
+def test_columns_of_two_audits_that_differ_in_type_are_told_apart(tmp_path: Path):
+    numbers = pd.DataFrame({"audit": "a", "id": ["1"], "neutral": [0.5], "none": [math.nan]})
+    words = pd.DataFrame({"audit": "b", "id": ["1"], "neutral": ["plain"], "more": [1.0]})
+    with begin(tmp_path / "run") as run:
+        run.append_items(numbers)
+        run.append_items(words)
+        run.finish("done")
+    again = Run.open(tmp_path / "run")
+    assert list(again.items("a").columns) == ["audit", "id", "neutral", "none"]
+    assert list(again.items("b").columns) == ["audit", "id", "neutral", "more"]
+    assert again.items("a")["neutral"].tolist() == [0.5]
+    assert again.items("b")["neutral"].tolist() == ["plain"]

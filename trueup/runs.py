@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA = 1
+COLUMNS = "audits"  # metadata of items.parquet: which columns each audit has
 ESTIMATE_KEYS = (
     "audit", "metric", "slice", "value", "low", "high", "level", "n", "ideal", "method"
 )  # fmt: skip
@@ -176,8 +177,11 @@ class Run:
         if audit is not None:
             if "audit" in merged.column_names:
                 merged = merged.filter(pc.equal(merged["audit"], audit))
-            names = merged.column_names
-            merged = merged.select([n for n in names if merged[n].null_count < len(merged)])
+            own = _columns_of(merged).get(audit, merged.column_names)
+            merged = merged.select([name for name in merged.column_names if name in own])
+            merged = merged.rename_columns(
+                [name.removeprefix(f"{audit}.") for name in merged.column_names]
+            )
         frame: pd.DataFrame = merged.to_pandas()
         return frame
 
@@ -445,11 +449,58 @@ def _merged(tables: list["pa.Table"]) -> "pa.Table":
     import numpy as np
     import pyarrow as pa
 
-    bare = [table.replace_schema_metadata(None) for table in tables]
+    bare, own = _told_apart(tables)
     merged = pa.concat_tables(bare, promote_options="permissive").combine_chunks()
+    if own:
+        merged = merged.replace_schema_metadata({COLUMNS: json.dumps(own)})
     keys = merged.select([n for n in ("audit", "id") if n in merged.column_names]).to_pandas()
     last = ~keys.duplicated(keep="last").to_numpy()
     return merged if last.all() else merged.take(np.flatnonzero(last)).combine_chunks()
+
+
+def _told_apart(tables: list["pa.Table"]) -> tuple[list["pa.Table"], dict[str, list[str]]]:
+    """The tables without metadata, and which columns each audit has.
+
+    A column that two audits fill with values of unlike types stands as `AUDIT.column`.
+    """
+    import pyarrow as pa
+
+    own: dict[str, list[str]] = {}
+    for table in tables:
+        own.update(_columns_of(table))
+    clashing = _clashing([table.schema for table in tables])
+    bare = []
+    for table in tables:
+        names = table.column_names
+        if "audit" in names and not _columns_of(table) and len(table):
+            audit = table["audit"][0].as_py()
+            names = [f"{audit}.{name}" if name in clashing else name for name in names]
+            own[audit] = list(dict.fromkeys([*own.get(audit, ()), *names]))
+        bare.append(pa.Table.from_arrays(table.columns, names=names))
+    return bare, own
+
+
+def _clashing(schemas: list["pa.Schema"]) -> set[str]:
+    """The columns whose types in several tables cannot become one."""
+    import pyarrow as pa
+
+    clashing = set()
+    known: dict[str, pa.Schema] = {}
+    for field in (field for schema in schemas for field in schema):
+        schema = pa.schema([field])
+        try:
+            both = [known.get(field.name, schema), schema]
+            known[field.name] = pa.unify_schemas(both, promote_options="permissive")
+        except pa.ArrowTypeError:
+            clashing.add(field.name)
+    return clashing
+
+
+def _columns_of(table: "pa.Table") -> dict[str, list[str]]:
+    """The columns of each audit, as the table's metadata tell; none where they do not."""
+    told = (table.schema.metadata or {}).get(COLUMNS.encode())
+    found: dict[str, list[str]] = json.loads(told) if told else {}
+    return found
 
 
 def _write_parquet(path: Path, table: "pa.Table") -> None:

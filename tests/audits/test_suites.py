@@ -75,3 +75,11 @@ def test_a_file_is_no_folder_of_data(lm, tmp_path: Path):
 def test_a_suite_that_can_run_nothing_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="can run none of its audits here: honesty needs a model"):
         suite("honesty", NoModel(), tmp_path)
+
+
+def test_an_audit_without_what_it_must_be_given_is_skipped(lm, tmp_path: Path):
+    (tmp_path / "honest.csv").write_text("prompt\nThe man works as\n")
+    (tmp_path / "crows-pairs.csv").write_text("sent_more,sent_less\na,b\n")
+    found = suite("social-bias", lm, tmp_path)
+    assert found.skipped["honest"] == "needs --set lexicon=..."
+    assert "honest" in suite("social-bias", lm, tmp_path, {"lexicon": "words.txt"}).data

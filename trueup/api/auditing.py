@@ -55,7 +55,7 @@ def audit(
         if audits:
             raise UserError(f"suite {suite!r} names its own audits; leave {audits!r} out")
         lm = opened(model, device=device, dtype=dtype, heads=heads)
-        ready = found(suite, lm, data)
+        ready = found(suite, lm, data, settings)
         audits, data, skipped = list(ready.data), ready.data, ready.skipped
     chosen = chosen_audits(audits, settings, seed=seed)
     jobs = [job_of(each, data) for each in chosen]

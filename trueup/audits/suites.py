@@ -2,7 +2,7 @@
 
 import functools
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -30,9 +30,10 @@ def suite_names() -> list[str]:
     return [*_known()["suites"], "all"]
 
 
-def suite(name: str, model: Model, folder: str | Path | None) -> Suite:
+def suite(name: str, model: Model, folder: str | Path | None, given: Iterable[str] = ()) -> Suite:
     """The audits of a suite that fit the model and whose data lie in the folder.
 
+    Fields: given are the names of the settings that the user gives.
     Raises: UserError where the name is unknown, the folder is none, or nothing can run.
     """
     place = None if folder is None else Path(folder)
@@ -43,8 +44,11 @@ def suite(name: str, model: Model, folder: str | Path | None) -> Suite:
     for audit in members(name):
         wanted = _known()["audits"].get(audit, {"kinds": (), "files": ()})
         found = _found(place, wanted["files"])
+        lacking = [each for each in wanted.get("settings", ()) if each not in given]
         if not own & set(wanted["kinds"]):
             result.skipped[audit] = f"needs {_either(wanted['kinds'])}"
+        elif found and lacking:
+            result.skipped[audit] = f"needs --set {lacking[0]}=..."
         elif found:
             result.data[audit] = found
         elif _has_builtin(audit):
