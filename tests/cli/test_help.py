@@ -8,10 +8,10 @@ from syrupy.assertion import SnapshotAssertion
 from tests.cli.conftest import Trueup
 
 VERBS = [
-    "demo", "audit", "estimate", "calibrate", "align", "compare", "generate", "select", "methods",
-    "report", "run",
+    "demo", "audit", "estimate", "calibrate", "align", "compare", "generate", "serve", "select",
+    "methods", "report", "run",
 ]  # fmt: skip
-LATER = ["serve", "synthesize"]
+LATER = ["synthesize"]
 
 
 def shown(trueup: Trueup, *words: str) -> str:

@@ -106,7 +106,9 @@ def test_ctrl_c_while_the_program_loads_is_no_traceback(roomy_model: Path, sente
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate()
-    assert (process.returncode, stdout) == (130, "")
+    # before Python has a handler of its own the signal itself ends it, which a shell calls 130
+    assert process.returncode in (130, -signal.SIGINT)
+    assert stdout == ""
     assert stderr in ("", "interrupted\n")
 
 

@@ -16,6 +16,7 @@ from trueup.cli import (
     report,
     run,
     select,
+    serve,
 )
 from trueup.cli.group import VerbGroup
 
@@ -37,6 +38,7 @@ VERBS = (
     align,
     compare,
     generate,
+    serve,
     select,
     methods,
     report,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trueup.models.decoding_state import DecodingState
 from trueup.models.language_model import LanguageModel
-from trueup.models.sampling import Sampling, _draw
+from trueup.models.sampling import Sampling, draw
 
 
 class Prefixes:
@@ -267,5 +267,5 @@ def _chosen(
         chosen: list[int] = logprobs.argmax(dim=-1).tolist()
         return chosen
     draws = torch.from_numpy(uniforms[owners, step]).to(logprobs.device)
-    drawn: list[int] = _draw(logprobs, draws, Sampling()).tolist()
+    drawn: list[int] = draw(logprobs, draws, Sampling()).tolist()
     return drawn

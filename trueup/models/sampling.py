@@ -72,7 +72,9 @@ def sample_prompts(
     per_batch = max(1, rows // settings.n)
     for begin in range(0, len(jobs), per_batch):
         batch = jobs[begin : begin + per_batch]
-        uniforms = np.concatenate([_uniforms(prompt, turn, settings) for _, prompt, turn in batch])
+        uniforms = np.concatenate(
+            [uniforms_of(prompt, turn, settings) for _, prompt, turn in batch]
+        )
         state = start([prompt for _, prompt, _ in batch])
         first = state.logprobs.repeat_interleave(settings.n, dim=0)  # one head row per prompt
         state.select(torch.arange(len(batch)).repeat_interleave(settings.n))
@@ -82,7 +84,7 @@ def sample_prompts(
     return results
 
 
-def _uniforms(prompt: Sequence[int], turn: int, settings: Sampling) -> np.ndarray:
+def uniforms_of(prompt: Sequence[int], turn: int, settings: Sampling) -> np.ndarray:
     """Random numbers in [0, 1), [n, steps]; row k depends on seed, prompt and k alone."""
     name = f"{settings.seed}:{','.join(map(str, prompt))}".encode()
     root = int.from_bytes(hashlib.sha256(name).digest()[:8], "big")
@@ -113,7 +115,7 @@ def _run(
     alive = list(range(count))  # which sample each row of the state belongs to
     open_rows = set(alive)
     for step in range(settings.max_new_tokens):
-        chosen = _draw(logprobs, draws[alive, step], settings)
+        chosen = draw(logprobs, draws[alive, step], settings)
         picked = logprobs.gather(1, chosen[:, None])[:, 0].tolist()
         for row, (token, logp) in enumerate(zip(chosen.tolist(), picked, strict=True)):
             sample = alive[row]
@@ -140,7 +142,7 @@ def _run(
     ]
 
 
-def _draw(logprobs: Tensor, draws: Tensor, settings: Sampling) -> Tensor:
+def draw(logprobs: Tensor, draws: Tensor, settings: Sampling) -> Tensor:
     """One token per row, [R]: the inverse of the cumulated distribution at the row's number."""
     if settings.temperature == 0:
         return logprobs.argmax(dim=-1)

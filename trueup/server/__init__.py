@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server around any decoder; it needs the extra `serve`."""
