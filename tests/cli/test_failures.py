@@ -195,7 +195,7 @@ def test_resume_needs_a_folder(trueup: Trueup, roomy_model: Path, sentences: Pat
     ("words", "said"),
     [
         (["audti"], "error: no verb 'audti'; did you mean 'audit'? known: "),
-        (["serve", "model"], "error: no verb 'serve'; known: "),
+        (["synthesize", "model"], "error: no verb 'synthesize'; known: "),
         (["audit"], "error: missing argument 'MODEL'; see trueup audit --help"),
         (
             ["audit", "m"],
