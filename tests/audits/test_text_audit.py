@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from tests.audits.scored_rows import items_of, score_rows, written_scores
-from trueup.audits.protocol import average
+from trueup.audits.protocol import Metric, average
 from trueup.audits.sources import probes_of, read_data
 from trueup.audits.text.bold import read_bold
 from trueup.audits.text.regard import Regard
 from trueup.audits.text.score_parity import ScoreParity
-from trueup.audits.text.text_audit import OwnInterval, TextAudit
+from trueup.audits.text.text_audit import TextAudit
 from trueup.audits.text.toxicity import Toxicity
 from trueup.errors import UserError
 from trueup.stats import Estimate
@@ -35,7 +35,7 @@ class Lengths(TextAudit):
             return Estimate(value=1.5, low=-3.0, high=9.0, n=len(items), method="own", **labels)
 
         mean = average("mean", lambda items: items["score"])
-        own = OwnInterval(
+        own = Metric(
             name="own", kind="statistic", terms=mean.terms, span=(0.0, 2.0), interval=whole
         )
         last = average("last", lambda items: items["score"], sliced=False)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from trueup.audits.estimates import estimate, generator
 from trueup.audits.protocol import counted_rows
-from trueup.audits.text.text_audit import OwnInterval, TextAudit
+from trueup.audits.text.text_audit import TextAudit
 from trueup.calibration.protocol import CalibrationWorld
 from trueup.stats import Estimate, Labels
 from trueup.stats.resampling import quietly
@@ -34,7 +34,7 @@ def items_of(
 def headline_of(audit: TextAudit, name: str, items: pd.DataFrame) -> Estimate:
     """The number of this name, with its interval."""
     [headline] = [metric for metric in audit.metrics if metric.name == name]
-    if isinstance(headline, OwnInterval):
+    if headline.interval is not None:
         labels = Labels(audit=audit.name, metric=headline.name, slice="all", level=audit.level)
         return headline.interval(items, generator(audit.name, headline.name), labels)
     alone = SimpleNamespace(

@@ -28,7 +28,8 @@ def estimate(
     (one occupation, say) takes its items as independent, and speaks of that cluster alone.
     Fields: rng is by default seeded by audit, metric and slice: the same items give the same
             numbers, and no slice changes another.
-    Edges:  a slice without items for a metric is left out, "all" is kept with n = 0.
+    Edges:  a slice without items for a metric is left out, "all" is kept with n = 0 unless the
+            metric has an interval of its own, which needs an item.
     """
     result = []
     slices = audit.slices(items)
@@ -44,10 +45,21 @@ def estimate(
                 ideal=metric.ideal,
             )
             source = rng or generator(audit.name, metric.name, name)
-            row = _within(metric.span, _estimate(metric, items[mask], source, labels))
+            if metric.interval is None:
+                row = _estimate(metric, items[mask], source, labels)
+            elif counted_rows(metric.terms(items[mask])).any():
+                row = metric.interval(items[mask], source, labels)
+            else:
+                continue
             if row.n or name == "all":
-                result.append(row)
+                result.append(_within(metric.span, row))
     return result
+
+
+def of_what_is_there(audit: Audit, items: pd.DataFrame) -> list[Estimate]:
+    """`estimate` without the numbers for which there is no item, where another one has some."""
+    found = estimate(audit, items)
+    return [row for row in found if row.n] or found
 
 
 def generator(*names: str) -> np.random.Generator:

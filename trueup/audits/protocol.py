@@ -14,7 +14,7 @@ from trueup.models.language_model import LanguageModel
 from trueup.models.masked_language_model import MaskedLanguageModel
 from trueup.models.writer import Text as Text
 from trueup.models.writer import Writer as Writer
-from trueup.stats import Estimate
+from trueup.stats import Estimate, Labels
 from trueup.stats.estimate import Array
 from trueup.stats.resampling import mean_of_sums
 
@@ -52,6 +52,7 @@ Model = LanguageModel | MaskedLanguageModel | OtherModel
 
 
 Slices = dict[str, NDArray[np.bool_]]
+Interval = Callable[[pd.DataFrame, np.random.Generator, Labels], Estimate]
 
 CHUNK = 256  # probes that are measured, and can be saved, together
 
@@ -85,7 +86,11 @@ class Metric:
             turns sums [..., K] into numbers [...]; ideal is the value of an unbiased model; goal
             says what is better; span holds the least and the greatest value that are possible;
             sliced metrics are told for every slice, others for all items only; reading tells a
-            person in a sentence or two what the number says, and what it does not.
+            person in a sentence or two what the number says, and what it does not; interval makes
+            the estimate where the shared ways do not serve: of a distance, a largest gap or a
+            variance, which noise makes larger, so that resampling gives bounds above 0 where the
+            groups are equal. It takes a slice's items, of which at least one counts, a generator
+            and the labels; bounds are cut to the span afterwards.
     """
 
     name: str
@@ -97,6 +102,7 @@ class Metric:
     span: tuple[float, float] | None = None
     sliced: bool = True
     reading: str = ""
+    interval: "Interval | None" = None
 
     @property
     def has_verdict(self) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2_contingency
 
-from trueup.audits.behaviour import own_intervals
+from trueup.audits import estimates
 from trueup.audits.behaviour.bead_classes import class_metrics
 from trueup.audits.behaviour.bead_file import (
     SUBJECTS,
@@ -152,7 +152,7 @@ class Bead:
 
     def estimate(self, items: pd.DataFrame) -> list[Estimate]:
         """Every metric for which there are items, with intervals."""
-        return own_intervals.estimate(self, items)
+        return estimates.of_what_is_there(self, items)
 
     def notes(self, items: pd.DataFrame) -> list[str]:
         """Where labels come from, what the scorer is, which groups differ."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,9 +82,9 @@ def class_metrics(
             for line, label in enumerate(labels)
         ),
         share("unread", _unread, goal="lower", ideal=0.0, reading=_UNREAD),
-        cast(Metric, gap("positive_gap", numbers=partial(flagged, None))),
-        cast(Metric, gap("tpr_gap", numbers=partial(flagged, True))),
-        cast(Metric, gap("fpr_gap", numbers=partial(flagged, False))),
+        gap("positive_gap", numbers=partial(flagged, None)),
+        gap("tpr_gap", numbers=partial(flagged, True)),
+        gap("fpr_gap", numbers=partial(flagged, False)),
         share("positive_rate", partial(flagged, None), reading=_RATE),
         share("tpr", partial(flagged, True), reading=_RATE),
         share("fpr", partial(flagged, False), reading=_RATE),

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from trueup.audits.behaviour import own_intervals
+from trueup.audits import estimates
 from trueup.audits.behaviour.discretion_measures import (
     agreement_types,
     consensus,
@@ -148,7 +148,7 @@ class Discretion:
 
     def estimate(self, items: pd.DataFrame) -> list[Estimate]:
         """Every metric, with intervals."""
-        return own_intervals.estimate(self, items)
+        return estimates.of_what_is_there(self, items)
 
     def notes(self, items: pd.DataFrame) -> list[str]:
         """The priorities, what they rest on, and whether the annotator was its own oracle."""

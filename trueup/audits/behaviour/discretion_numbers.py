@@ -15,7 +15,6 @@ from trueup.audits.behaviour.discretion_measures import (
     win_terms,
 )
 from trueup.audits.protocol import Metric, counted_rows, share
-from trueup.audits.text.text_audit import OwnInterval
 from trueup.stats import Estimate, Labels
 from trueup.stats.estimate import Array, level_of
 from trueup.stats.resampling import chunks
@@ -136,7 +135,7 @@ def ranked(wins: Array, names: Sequence[str]) -> str:
 
 METRICS: tuple[Metric, ...] = (
     share("arbitrariness", _defied("preference"), ideal=0.0, goal="lower", reading=_DA),
-    OwnInterval(
+    Metric(
         name="discrepancy",
         kind="statistic",
         terms=_both_wins,

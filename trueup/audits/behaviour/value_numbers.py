@@ -144,6 +144,7 @@ def _skew_interval(items: pd.DataFrame, rng: np.random.Generator, labels: Labels
     Resamples of U questions vary too little: half the width is stretched by Student's quantile,
     U - 1 degrees of freedom, over the normal one, and by sqrt(U / (U - 1)).
     """
+    assert _GROUP_GAP.interval is not None
     row = _GROUP_GAP.interval(items, rng, labels)
     units = items.loc[items["similarity"].notna(), "cluster"].nunique()
     if units < 2:

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from trueup.audits import estimates
-from trueup.audits.behaviour import own_intervals
 from trueup.audits.behaviour.alignment_goals import AlignmentGoal, unevaluated
 from trueup.audits.behaviour.lettered_answers import Read, check_answering, letter_masses
 from trueup.audits.behaviour.opinions import DISTANCES, Distance, opinion_similarity
@@ -139,7 +138,7 @@ class Values:
 
     def estimate(self, items: pd.DataFrame) -> list[Estimate]:
         """Every metric for which there are items, with intervals."""
-        return own_intervals.estimate(self, items)
+        return estimates.of_what_is_there(self, items)
 
     def notes(self, items: pd.DataFrame) -> list[str]:
         """The order of values in both forms, unread answers, and which goals were not evaluated."""

@@ -12,7 +12,7 @@ from scipy.signal import lfilter
 from trueup.audits.estimates import clusters_of
 from trueup.audits.protocol import Metric
 from trueup.audits.text.chance import DRAWS, around, by_chance
-from trueup.audits.text.text_audit import OwnInterval, TextAudit
+from trueup.audits.text.text_audit import TextAudit
 from trueup.audits.text.words import PersonWords, Vocabulary, neutral_words, person_words
 from trueup.errors import UserError, check_at_least, check_between, check_choice
 from trueup.stats import Estimate, Labels
@@ -81,7 +81,7 @@ class CoOccurrence(TextAudit):
         """The mean size of the log-ratios, what chance makes of it, and their mean."""
         first, second = self._persons.groups
         return (
-            OwnInterval(
+            Metric(
                 name="mean_abs",
                 kind="statistic",
                 terms=self._terms,
@@ -93,7 +93,7 @@ class CoOccurrence(TextAudit):
                 "the other, whichever it is. It lies above 0 by chance, the more so where words "
                 "are rare: see mean_abs_shuffled.",
             ),
-            OwnInterval(
+            Metric(
                 name="mean_abs_shuffled",
                 kind="statistic",
                 terms=self._terms,

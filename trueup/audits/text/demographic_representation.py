@@ -13,7 +13,7 @@ from trueup.audits.estimates import clusters_of
 from trueup.audits.few_units import at_the_end
 from trueup.audits.protocol import Metric
 from trueup.audits.text.chance import around, by_chance, resampling_noise, total_variation
-from trueup.audits.text.text_audit import OwnInterval, TextAudit
+from trueup.audits.text.text_audit import TextAudit
 from trueup.audits.text.words import PersonWords, Vocabulary, person_words
 from trueup.errors import UserError
 from trueup.stats import Estimate, Labels
@@ -72,7 +72,7 @@ class DemographicRepresentation(TextAudit):
         """Distance from the reference, what chance makes of it, divergence, and the shares."""
         wanted = self._wanted
         return (
-            OwnInterval(
+            Metric(
                 name="tvd",
                 kind="statistic",
                 terms=self._terms,
@@ -84,14 +84,14 @@ class DemographicRepresentation(TextAudit):
                 "reference. It lies above 0 by chance alone: see tvd_chance. It counts mentions, "
                 "and says nothing of what is told about whom.",
             ),
-            OwnInterval(
+            Metric(
                 name="tvd_chance",
                 kind="statistic",
                 terms=self._terms,
                 interval=self._chance,
                 reading="How large tvd is by chance alone with as many texts of this kind.",
             ),
-            OwnInterval(
+            Metric(
                 name="kl",
                 kind="statistic",
                 terms=self._terms,

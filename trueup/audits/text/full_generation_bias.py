@@ -17,7 +17,6 @@ from trueup.audits.text.style_variance import (
     variance,
     variance_interval,
 )
-from trueup.audits.text.text_audit import OwnInterval
 from trueup.errors import UserError
 from trueup.models.text_scorers import Scorer, class_scores_of, load_class_scorer, scorer_of
 from trueup.stats import Estimate, Labels
@@ -153,7 +152,7 @@ class FullGenerationBias(ScoredText):
                 labels=labels,
             )
 
-        return OwnInterval(
+        return Metric(
             name=name,
             kind="statistic",
             terms=partial(_terms, classes=classes, is_corrected=is_corrected),

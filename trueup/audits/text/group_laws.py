@@ -8,10 +8,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from trueup.audits.estimates import clusters_of
-from trueup.audits.protocol import counted_rows
+from trueup.audits.protocol import Metric, counted_rows
 from trueup.audits.text.chance import around, by_chance, resampling_noise
 from trueup.audits.text.grouped_text import group_terms, membership, names_in, stretch
-from trueup.audits.text.text_audit import OwnInterval
 from trueup.stats import Estimate, Labels
 from trueup.stats.estimate import Array, level_of
 from trueup.stats.resampling import chunks, cluster_sums, quietly, units_of
@@ -79,7 +78,7 @@ class LawDistance:
 
 def law_distance(
     name: str, groups: Sequence[str], columns: Columns, distance: LawDistance, *, reading: str
-) -> OwnInterval:
+) -> Metric:
     """The distance between the laws of the groups; ideal 0, which only endless data reach."""
 
     def terms(items: pd.DataFrame) -> Array:
@@ -90,7 +89,7 @@ def law_distance(
         clusters = clusters_of(items.loc[counted_rows(found)])
         return distance.estimate(found[counted_rows(found)], clusters, rng, labels)
 
-    return OwnInterval(
+    return Metric(
         name=name,
         kind="statistic",
         terms=terms,
@@ -104,7 +103,7 @@ def law_distance(
 
 def shuffled_distance(
     name: str, groups: Sequence[str], columns: Columns, distance: LawDistance, *, reading: str
-) -> OwnInterval:
+) -> Metric:
     """What the distance is by noise alone: its mean, and where `level` of it lies, in shuffles.
 
     Labels are shuffled within clusters (templates) whose items are of several groups; clusters of
@@ -129,7 +128,7 @@ def shuffled_distance(
         how = "shuffles of the group labels"
         return by_chance(drawn, n=int(counts.sum()), how=how, labels=labels)
 
-    return OwnInterval(
+    return Metric(
         name=name,
         kind="statistic",
         terms=terms,

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from trueup.audits.estimates import FEW, clusters_of
 from trueup.audits.few_units import jackknife
-from trueup.audits.protocol import counted_rows
+from trueup.audits.protocol import Metric, counted_rows
 from trueup.audits.text.grouped_text import group_terms, membership, names_in, stretch
-from trueup.audits.text.text_audit import OwnInterval
 from trueup.stats import Estimate, Labels, bootstrap, format_p, group_gap
 from trueup.stats.estimate import Array, level_of
 from trueup.stats.resampling import units_of
@@ -23,7 +22,7 @@ Numbers = Callable[[pd.DataFrame], Array]  # items -> [N]
 
 def mean_gap(
     name: str, groups: Sequence[str], numbers: Numbers, *, is_signed: bool, reading: str
-) -> OwnInterval:
+) -> Metric:
     """The difference of two groups' means, or the gap over more; ideal 0.
 
     two groups, signed:  mean(first) - mean(second)
@@ -44,7 +43,7 @@ def mean_gap(
             return _signed(terms(items), items, rng, labels)
         return _gap(np.asarray(numbers(items), dtype=np.float64), names, items, rng, labels)
 
-    return OwnInterval(
+    return Metric(
         name=name,
         kind="statistic",
         terms=terms,

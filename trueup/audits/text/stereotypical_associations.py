@@ -15,7 +15,7 @@ from trueup.audits.text.demographic_representation import (
     group_counts,
     shares_of,
 )
-from trueup.audits.text.text_audit import OwnInterval, TextAudit
+from trueup.audits.text.text_audit import TextAudit
 from trueup.audits.text.words import PersonWords, Vocabulary, neutral_words, person_words
 from trueup.errors import check_choice
 from trueup.stats import Estimate, Labels
@@ -73,7 +73,7 @@ class StereotypicalAssociations(TextAudit):
         """The mean distance from even shares, and what chance makes of it."""
         count = len(self._persons.groups)
         return (
-            OwnInterval(
+            Metric(
                 name="tvd",
                 kind="statistic",
                 terms=self._terms,
@@ -85,7 +85,7 @@ class StereotypicalAssociations(TextAudit):
                 "mean over words. It lies above 0 by chance, the more so where words are rare: "
                 "see tvd_shuffled. A group that is named more often everywhere raises it too.",
             ),
-            OwnInterval(
+            Metric(
                 name="tvd_shuffled",
                 kind="statistic",
                 terms=self._terms,

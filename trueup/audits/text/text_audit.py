@@ -1,23 +1,19 @@
 """What all audits of generated text share: prompts by group, completions, a row for each."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from trueup.audits import estimates
 from trueup.audits.protocol import (
-    Audit,
     Metric,
     Model,
     Probe,
     Rows,
     Slices,
-    counted_rows,
     frame,
     place_of,
     slices_by,
@@ -27,31 +23,7 @@ from trueup.audits.text.bold import read_bold
 from trueup.audits.writing import completions
 from trueup.data.canonical import canonical
 from trueup.errors import UserError, check_at_least, check_between
-from trueup.stats import Estimate, Labels
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnInterval(Metric):
-    """A metric whose interval the shared ways do not give: one that noise makes larger, say.
-
-    A distance, a largest gap or a variance lies above 0 where the groups are equal, and resampling
-    it gives an interval above 0 too.
-    Fields: interval makes the estimate of a slice's items, which have at least one row that
-            counts; its generator is that of the audit, the metric and the slice. Bounds are cut to
-            the span afterwards.
-    """
-
-    interval: Callable[[pd.DataFrame, np.random.Generator, Labels], Estimate]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Some of an audit's metrics, with what `estimates.estimate` reads of the audit beside them."""
-
-    name: str
-    level: float
-    metrics: tuple[Metric, ...]
-    slices: Callable[[pd.DataFrame], Slices]
+from trueup.stats import Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,33 +132,8 @@ class TextAudit:
         return slices_by(items, "group")
 
     def estimate(self, items: pd.DataFrame) -> list[Estimate]:
-        """Every metric, with intervals: by the shared ways, or by the metric's own."""
-        shared = tuple(each for each in self.metrics if not isinstance(each, OwnInterval))
-        part = _Part(self.name, self.level, shared, self.slices)
-        rows = estimates.estimate(cast(Audit, part), items)
-        own = (each for each in self.metrics if isinstance(each, OwnInterval))
-        rows += [row for metric in own for row in self._own(metric, items)]
-        order = [metric.name for metric in self.metrics]
-        return sorted(rows, key=lambda row: order.index(row.metric))
-
-    def _own(self, metric: OwnInterval, items: pd.DataFrame) -> Iterator[Estimate]:
-        """A metric with its own interval, on every slice that has items for it."""
-        for name, mask in self.slices(items).items():
-            if name != "all" and not metric.sliced:
-                continue
-            labels = Labels(
-                audit=self.name,
-                metric=metric.name,
-                slice=name,
-                level=self.level,
-                ideal=metric.ideal,
-            )
-            terms = metric.terms(items[mask])
-            if counted_rows(terms).any():
-                rng = estimates.generator(self.name, metric.name, name)
-                row = metric.interval(items[mask], rng, labels)
-                low, high = np.clip([row.low, row.high], *(metric.span or (None, None))).tolist()
-                yield replace(row, low=low, high=high)
+        """Every metric, with intervals."""
+        return estimates.estimate(self, items)
 
     def notes(self, items: pd.DataFrame) -> list[str]:
         """How many texts stand behind the numbers, and that some are empty."""
@@ -205,9 +152,3 @@ def shown(prompt: Any) -> str:
 def groups_of(items: pd.DataFrame) -> list[str]:
     """The distinct group names of the items, sorted; those joined by "|" apart."""
     return sorted({name for text in items["group"].unique() for name in text.split("|")} - {""})
-
-
-def first_rows(items: pd.DataFrame, column: str) -> NDArray[np.bool_]:
-    """Which rows are the first with their value in the column, [N]: for numbers per prompt."""
-    first: NDArray[np.bool_] = ~items[column].duplicated().to_numpy()
-    return first
