@@ -1,6 +1,8 @@
 """The processes that train together, through accelerate; one process is the common case."""
 
+import atexit
 import contextlib
+import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +39,8 @@ class Processes:
             project_config=ProjectConfiguration(project_dir=str(folder / "logs")),
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
+        atexit.unregister(_leave_group)
+        atexit.register(_leave_group)
         if self._accelerator.distributed_type in SHARDED:
             kind = self._accelerator.distributed_type.value
             raise UserError(
@@ -135,6 +139,17 @@ class Processes:
         """Flush the trackers."""
         for tracker in self._accelerator.trackers:
             tracker.finish()
+
+
+def _leave_group() -> None:
+    """Leave the process group, if there is one, and join its threads.
+
+    A thread that frees the tensors of the last exchange while the interpreter ends aborts the
+    process; the group joins its threads when it is freed, which cycles (DDP's) put off.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        gc.collect()
 
 
 def _check_trackers(trackers: Sequence[str]) -> None:
