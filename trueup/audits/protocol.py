@@ -12,45 +12,13 @@ from trueup.data import Row, Table
 from trueup.errors import UserError
 from trueup.models.language_model import LanguageModel
 from trueup.models.masked_language_model import MaskedLanguageModel
-from trueup.models.writer import Text as Text
-from trueup.models.writer import Writer as Writer
+from trueup.models.writer import OtherModel, Writer
 from trueup.stats import Estimate, Labels
 from trueup.stats.estimate import Array
 from trueup.stats.resampling import mean_of_sums
 
 Rows = Table | Sequence[Row]
-
-
-class Counted(Protocol):
-    """Counters of what a model was asked to do."""
-
-    def as_dict(self) -> Mapping[str, float]:
-        """The counters by name."""
-        ...
-
-
-class OtherModel(Protocol):
-    """What every audit may ask of any model: an endpoint, an encoder, static vectors."""
-
-    @property
-    def name(self) -> str:
-        """As it was loaded."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """What tells it from another one."""
-        ...
-
-    @property
-    def work(self) -> Counted:
-        """What it was asked so far."""
-        ...
-
-
 Model = LanguageModel | MaskedLanguageModel | OtherModel
-
-
 Slices = dict[str, NDArray[np.bool_]]
 Interval = Callable[[pd.DataFrame, np.random.Generator, Labels], Estimate]
 

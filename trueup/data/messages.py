@@ -1,6 +1,6 @@
 """Chat messages: what a list of them must look like, and where the answer in it begins."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trueup.data.canonical import shown
@@ -60,6 +60,26 @@ def checked_prompt(column: str, value: Any) -> Prompt:
     return messages
 
 
+def turns_of(prompt: str | Sequence[Mapping[str, str]]) -> list[Message]:
+    """A prompt as messages: text is the user's turn."""
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    return [dict(turn) for turn in prompt]
+
+
+def with_system(
+    turns: Sequence[Message], words: str, *, otherwise: str | None = None
+) -> list[Message]:
+    """The turns with the words in their system turn, a paragraph behind what stands there.
+
+    Fields: otherwise is what would stand there where they have no system turn.
+    """
+    has_system = bool(turns) and turns[0]["role"] == "system"
+    before = turns[0]["content"] if has_system else otherwise
+    text = f"{before}\n\n{words}" if before else words
+    return [{"role": "system", "content": text}, *turns[int(has_system) :]]
+
+
 def split_answer(column: str, value: Any, prompt: Prompt | None) -> tuple[Prompt, str]:
     """Split a completion into the prompt that it answers and the text of the answer.
 
@@ -101,7 +121,7 @@ def _whole_prompt(column: str, earlier: list[Message], prompt: Prompt | None) ->
         if not earlier:
             raise BadValue(f"{column!r} has no turn before its answer, and there is no 'prompt'")
         return earlier
-    own = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    own = turns_of(prompt)
     if not earlier:
         return own
     spoken = [(message["role"], message["content"]) for message in own]

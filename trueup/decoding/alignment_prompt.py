@@ -1,6 +1,6 @@
 """An instruction before a prompt, whether the prompt is text or messages."""
 
-from trueup.data.messages import Prompt
+from trueup.data.messages import Prompt, with_system
 
 
 def with_instruction(prompt: Prompt, instruction: str | None) -> Prompt:
@@ -9,7 +9,4 @@ def with_instruction(prompt: Prompt, instruction: str | None) -> Prompt:
         return prompt
     if isinstance(prompt, str):
         return f"{instruction}\n\n{prompt}"
-    if prompt and prompt[0]["role"] == "system":
-        first = {**prompt[0], "content": f"{prompt[0]['content']}\n\n{instruction}"}
-        return [first, *prompt[1:]]
-    return [{"role": "system", "content": instruction}, *prompt]
+    return with_system(prompt, instruction)

@@ -8,6 +8,7 @@ from scipy.special import softmax
 
 from trueup.data.messages import Prompt
 from trueup.errors import UserError
+from trueup.models.writer import Text
 from trueup.stats.estimate import Array
 
 if TYPE_CHECKING:
@@ -17,15 +18,6 @@ if TYPE_CHECKING:
 Ask = Callable[[Sequence[Prompt]], list[str]]  # prompts in, one answer each
 
 TOP_TOKENS = 20  # as many likely tokens as servers give at most
-
-
-class Said(Protocol):
-    """One answer."""
-
-    @property
-    def text(self) -> str:
-        """What was said."""
-        ...
 
 
 class Sampler(Protocol):
@@ -39,7 +31,7 @@ class Sampler(Protocol):
         max_new_tokens: int = 64,
         temperature: float = 1.0,
         seed: int = 0,
-    ) -> Sequence[Sequence[Said]]:
+    ) -> Sequence[Sequence[Text]]:
         """`n` answers to each prompt; the same seed gives the same ones."""
         ...
 
@@ -81,20 +73,34 @@ def letter_probabilities(
 ) -> list[Array]:
     """The probabilities of each prompt's letters as the answer's beginning, adding up to 1.
 
+    Edges:  none of the letters among an endpoint's likeliest tokens: NaN.
+    Raises: UserError where the model gives no log-probabilities.
+    """
+    found = letter_logps(model, prompts, letters)
+    return [softmax(logps) if np.isfinite(logps).any() else logps * np.nan for logps in found]
+
+
+def letter_logps(
+    model: Any,
+    prompts: Sequence[Prompt],
+    letters: Sequence[str],
+    *,
+    instead: str = "read the judge's text",
+) -> list[Array]:
+    """Log-probabilities of each prompt's letters as the answer's beginning, [K] per prompt.
+
     A language model scores all letters of a prompt in one forward pass. An endpoint is asked for
-    the likeliest first tokens; a letter that is not among them has probability 0.
-    Edges:  none of the letters among them: NaN.
+    the likeliest first tokens; forms of a letter add up, one that is not among them has -inf.
+    Fields: instead is what to do with a model that gives none, for the error.
     Raises: UserError where the model gives no log-probabilities.
     """
     if _scores(model):
         pairs = zip(prompts, letters, strict=True)
         scores = model.score(prompts, [_completions(*pair) for pair in pairs])
-        return [softmax(np.array(logps)) for logps in scores.logps]
+        return [np.array(logps) for logps in scores.logps]
     if hasattr(model, "chat"):
-        return _first_tokens(cast("Endpoint", model), prompts, letters)
-    raise UserError(
-        f"letters need a model that gives log-probabilities, got {model!r}; read the judge's text"
-    )
+        return _first_tokens(cast("Endpoint", model), prompts, letters, instead)
+    raise UserError(f"letters need a model that gives log-probabilities, got {model!r}; {instead}")
 
 
 def _completions(prompt: Prompt, letters: str) -> list[str]:
@@ -104,25 +110,17 @@ def _completions(prompt: Prompt, letters: str) -> list[str]:
 
 
 def _first_tokens(
-    endpoint: "Endpoint", prompts: Sequence[Prompt], letters: Sequence[str]
+    endpoint: "Endpoint", prompts: Sequence[Prompt], letters: Sequence[str], instead: str
 ) -> list[Array]:
-    """The letters' shares among an endpoint's likeliest first tokens."""
+    """The letters' log-probabilities among an endpoint's likeliest first tokens."""
     asked = endpoint.chat(prompts, max_tokens=1, temperature=0.0, top_logprobs=TOP_TOKENS)
     result = []
     for (answer, *_), known in zip(asked, letters, strict=True):
         if answer.logprobs is None:
-            raise UserError(
-                f"{endpoint!r} gives no log-probabilities of its tokens; read the judge's text"
-            )
+            raise UserError(f"{endpoint!r} gives no log-probabilities of its tokens; {instead}")
         likely = answer.logprobs[0].top if answer.logprobs else ()
-        shares = np.array(
-            [
-                sum(float(np.exp(logp)) for token, logp in likely if token.strip() == letter)
-                for letter in known
-            ]
-        )
-        total = shares.sum()
-        result.append(shares / total if total > 0 else np.full(len(known), np.nan))
+        forms = [[logp for token, logp in likely if token.strip() == letter] for letter in known]
+        result.append(np.array([np.logaddexp.reduce([-np.inf, *logps]) for logps in forms]))
     return result
 
 

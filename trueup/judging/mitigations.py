@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from trueup.data.messages import Message, Prompt
+from trueup.data.messages import Message, Prompt, turns_of, with_system
 from trueup.errors import check_choice
 from trueup.judging.asking import Ask
 from trueup.judging.injections import CUES, inject
@@ -38,17 +38,12 @@ def mitigated(ask: Ask, mitigation: Mitigation) -> Ask:
 def prepared(prompt: Prompt, mitigation: Mitigation) -> Prompt:
     """The prompt as a mitigation that only adds to it makes it; otherwise as it is."""
     if mitigation == "system":
-        return _with_system(turns(prompt), texts("mitigate")["system"])
+        return with_system(turns_of(prompt), texts("mitigate")["system"])
     if mitigation == "examples":
-        own = turns(prompt)
+        own = turns_of(prompt)
         opening = [turn for turn in own if turn["role"] == "system"]
         return [*opening, *examples(), *own[len(opening) :]]
     return prompt
-
-
-def turns(prompt: Prompt) -> list[Message]:
-    """The prompt as chat messages."""
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
 
 
 @functools.cache
@@ -84,13 +79,6 @@ def _biased(item: JudgeItem, bias: str) -> str:
     return control(item).text
 
 
-def _with_system(own: list[Message], text: str) -> list[Message]:
-    """The turns with a system prompt, behind the one that is there."""
-    if own[0]["role"] != "system":
-        return [{"role": "system", "content": text}, *own]
-    return [{"role": "system", "content": f"{own[0]['content']}\n\n{text}"}, *own[1:]]
-
-
 def _twice(ask: Ask) -> Ask:
     """Ask, show the judge its answer, and ask again."""
     words = texts("mitigate")
@@ -99,7 +87,7 @@ def _twice(ask: Ask) -> Ask:
         firsts = ask(prompts)
         again: list[Prompt] = [
             [
-                *turns(prompt),
+                *turns_of(prompt),
                 {
                     "role": "assistant",
                     "content": without_reasoning(first).strip() or words["nothing"],

@@ -8,40 +8,18 @@ from importlib.resources import files
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
 from trueup.data.canonical import canonical
-from trueup.data.messages import Message
+from trueup.data.messages import Message, turns_of, with_system
 from trueup.errors import UserError, check_choice
 from trueup.files import content_hash
-from trueup.judging.asking import Ask, Said, Sampler
+from trueup.judging.asking import Ask, Sampler
+from trueup.models.writer import Counted, OtherModel, Text
 
 Place = Literal["system", "prefix", "suffix"]
 Turns = str | Sequence[Mapping[str, str]]
 
 
-class Counted(Protocol):
-    """Counters of what a model was asked to do."""
-
-    def as_dict(self) -> Mapping[str, float]:
-        """The counters by name."""
-        ...
-
-
-class Chat(Sampler, Protocol):
+class Chat(Sampler, OtherModel, Protocol):
     """A model that writes, as every audit takes it."""
-
-    @property
-    def name(self) -> str:
-        """As it was loaded."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """What tells it from another one."""
-        ...
-
-    @property
-    def work(self) -> Counted:
-        """What it was asked so far."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +61,9 @@ class PromptDefense:
         """
         if isinstance(prompt, str) and self.where != "system":
             return self._beside(prompt)
-        own = _turns(prompt)
+        own = turns_of(prompt)
         if self.where == "system":
-            return _with_system(own, system, self.words)
+            return with_system(own, self.words, otherwise=system)
         last = max((at for at, turn in enumerate(own) if turn["role"] == "user"), default=None)
         if last is None:
             raise UserError(f"{self.name} needs a user's turn to stand beside, got {prompt!r:.60}")
@@ -138,26 +116,11 @@ class Defended:
         """What the model was asked, the defence's tokens among it."""
         return self.model.work
 
-    def sample(self, prompts: Sequence[Turns], **settings: Any) -> Sequence[Sequence[Said]]:
+    def sample(self, prompts: Sequence[Turns], **settings: Any) -> Sequence[Sequence[Text]]:
         """The model's texts for the prompts with the defence; settings as the model's own."""
         system = getattr(self.model, "system", None)
         prepared = [self.defense.prepared(prompt, system=system) for prompt in prompts]
         return self.model.sample(prepared, **settings)
-
-
-def _turns(prompt: Turns) -> list[Message]:
-    """The prompt as chat messages."""
-    if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}]
-    return [dict(turn) for turn in prompt]
-
-
-def _with_system(own: list[Message], system: str | None, words: str) -> list[Message]:
-    """The turns with the words in the system turn, behind what stands there or would."""
-    has_system = bool(own) and own[0]["role"] == "system"
-    before = own[0]["content"] if has_system else system
-    text = f"{before}\n\n{words}" if before else words
-    return [{"role": "system", "content": text}, *own[int(has_system) :]]
 
 
 @functools.cache

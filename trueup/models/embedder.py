@@ -346,11 +346,7 @@ def _sentence(
 def _covered(sentence: Sentence, place: Place) -> list[int]:
     """The positions of the tokens that cover the word."""
     text, start, end = place
-    positions = [
-        position
-        for position, (first, last) in zip(sentence.words, sentence.spans, strict=True)
-        if first < end and last > start
-    ]
+    positions = sentence.covering(start, end)
     if not positions:
         raise UserError(f"no token covers {text[start:end]!r} in {text!r}")
     return positions

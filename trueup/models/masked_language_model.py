@@ -48,6 +48,14 @@ class Sentence:
     words: list[int]
     spans: list[tuple[int, int]]
 
+    def covering(self, start: int, end: int) -> list[int]:
+        """The positions of the tokens that cover the characters from start to end."""
+        return [
+            position
+            for position, (first, last) in zip(self.words, self.spans, strict=True)
+            if first < end and last > start
+        ]
+
 
 @dataclass(frozen=True)
 class _Reading:

@@ -1,7 +1,34 @@
-"""Whatever writes: a language model here, an endpoint, or an object with this one function."""
+"""What is asked of any model: a name, a fingerprint, counted work; and of one that writes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
+
+
+class Counted(Protocol):
+    """Counters of what a model was asked to do."""
+
+    def as_dict(self) -> Mapping[str, float]:
+        """The counters by name."""
+        ...
+
+
+class OtherModel(Protocol):
+    """What may be asked of any model: an endpoint, an encoder, static vectors."""
+
+    @property
+    def name(self) -> str:
+        """As it was loaded."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells it from another one."""
+        ...
+
+    @property
+    def work(self) -> Counted:
+        """What it was asked so far."""
+        ...
 
 
 class Text(Protocol):

@@ -1,13 +1,12 @@
 """What a model answers to lettered questions: how much of its answer goes to each letter."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from trueup.data.messages import Prompt
-from trueup.errors import UserError, check_at_least, check_between, check_choice
-from trueup.judging.asking import TOP_TOKENS, asker
+from trueup.errors import check_at_least, check_between, check_choice
+from trueup.judging.asking import asker, letter_logps
 from trueup.judging.judge_prompts import messages
 from trueup.judging.verdicts import parsed_letter
 from trueup.stats.estimate import Array
@@ -69,7 +68,9 @@ def letter_masses(
     if how.read == "text":
         found = _written(model, asked, known, how, user)
     else:
-        found = _likely(model, [messages(text) for text in asked], known, user)
+        prompts = [messages(text) for text in asked]
+        logps = letter_logps(model, prompts, known, instead="set read=text")
+        found = [np.exp(part) for part in logps]
     masses = dict(zip(distinct, found, strict=True))
     return [masses[key] for key in keys]
 
@@ -94,33 +95,3 @@ def _written(
         np.array([float(letter == one) for letter in own])
         for one, own in zip(said, letters, strict=True)
     ]
-
-
-def _likely(
-    model: Any, prompts: Sequence[Prompt], letters: Sequence[str], user: str
-) -> list[Array]:
-    """The letters' probabilities: of a language model, or among an endpoint's likeliest tokens."""
-    if hasattr(model, "score_groups"):
-        scores = model.score(prompts, [list(own) for own in letters])
-        return [np.exp(np.array(logps)) for logps in scores.logps]
-    if not hasattr(model, "chat"):
-        raise UserError(
-            f"{user} compares letters by their log-probabilities, which {model!r} does not give; "
-            "set read=text"
-        )
-    asked = model.chat(prompts, max_tokens=1, temperature=0.0, top_logprobs=TOP_TOKENS)
-    return [
-        _among_likely(answer.logprobs, own, model)
-        for (answer, *_), own in zip(asked, letters, strict=True)
-    ]
-
-
-def _among_likely(logprobs: Any, letters: str, model: Any) -> Array:
-    """The letters' probabilities in an answer's first token; other forms of a letter add up."""
-    if logprobs is None:
-        raise UserError(f"{model!r} gives no log-probabilities of its tokens; set read=text")
-    masses = np.zeros(len(letters))
-    for token, logp in cast(Sequence[tuple[str, float]], logprobs[0].top if logprobs else ()):
-        if token.strip() and token.strip() in letters:
-            masses[letters.index(token.strip())] += np.exp(logp)
-    return masses

@@ -121,8 +121,4 @@ def covered(sentence: Sentence, text: str, start: int, end: int) -> list[int]:
     word = text[start:end]
     start += len(word) - len(word.lstrip())
     end -= len(word) - len(word.rstrip())
-    return [
-        position
-        for position, (first, last) in zip(sentence.words, sentence.spans, strict=True)
-        if first < end and last > start
-    ]
+    return sentence.covering(start, end)
