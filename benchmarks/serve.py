@@ -25,11 +25,12 @@ import httpx2
 import torch
 from _setup import make_model, make_tokenizer, pairs, show
 
+from trueup.decoding.plain import PlainSearch
 from trueup.models import LanguageModel
 from trueup.server.limits import Limits
 from trueup.server.prompts import LocalPrompts
 from trueup.server.running import serve
-from trueup.server.searching import PlainSearch, SearchBatches
+from trueup.server.searching import SearchBatches
 from trueup.server.service import Service, local_service
 
 

@@ -11,7 +11,7 @@ import trueup
 from tests.tiny_models import make_tiny
 from trueup.api import AuditRun
 from trueup.api.aligning import chosen_settings
-from trueup.api.generating import CHUNK
+from trueup.api.generation_job import CHUNK
 from trueup.audits import CrowsPairs
 from trueup.errors import InterruptedRun, UserError
 from trueup.models import LanguageModel
@@ -282,7 +282,7 @@ def test_chat_prompts_come_back_as_messages(tiny_llama: LanguageModel):
     [
         ({"temperature": -1}, "temperature must be at least 0"),
         ({"n": 0}, "n must be at least 1"),
-        ({"decoder": "deal"}, "no decoder 'deal'; known: sample"),
+        ({"decoder": "dealt"}, "no decoder 'dealt'; did you mean 'deal'"),
         ({"max_new_tokens": 400}, "the prompt has"),
     ],
 )

@@ -232,7 +232,9 @@ def test_generate_into_a_folder_gives_the_same_lines(
 ):
     words = ("generate", roomy_model, "--prompts", prompts, "--max-new-tokens", 3)
     outcome = trueup(*words, "--out", tmp_path / "g")
-    assert outcome.out == f"6 samples: {tmp_path / 'g' / 'samples.jsonl'}\n"
+    folder = tmp_path / "g"
+    told = f"6 samples: {folder / 'samples.jsonl'}\nreport: {folder / 'report.html'}\n"
+    assert outcome.out == told
     assert (tmp_path / "g" / "samples.jsonl").read_text("utf-8") == trueup(*words).out
 
 

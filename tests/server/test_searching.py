@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 import pytest
 
+from trueup.decoding.plain import PlainSearch
 from trueup.decoding.protocol import Decoded, DecoderNeeds, Request
 from trueup.errors import UserError
 from trueup.models import LanguageModel
@@ -15,7 +16,7 @@ from trueup.models.sampling import Sampling
 from trueup.server.failures import ServerFailure
 from trueup.server.jobs import Job
 from trueup.server.limits import Limits
-from trueup.server.searching import PlainSearch, SearchBatches
+from trueup.server.searching import SearchBatches
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,11 +54,11 @@ def test_a_search_is_served_as_it_is(lm64: LanguageModel):
 
 
 def test_a_search_without_its_rewards_is_refused(lm64: LanguageModel):
-    with pytest.raises(UserError, match="best-of-n needs 1 rewards, got 0"):
+    with pytest.raises(UserError, match="best-of-n needs a reward, got none"):
         local_service(lm64, name="tiny", search=BestOfN())
 
 
 def test_a_search_that_reads_the_model_is_refused_before_another_server():
     above = Upstream.at("http://127.0.0.1:9/v1", "big", api_key_env="", timeout=1)
-    with pytest.raises(UserError, match="needs the model itself, got a server above"):
+    with pytest.raises(UserError, match="needs the model itself, got one behind a server"):
         upstream_service(above, search=WhiteBox(), rewards={"letters": letters})

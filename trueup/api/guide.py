@@ -1,7 +1,9 @@
-"""Which objective for which data: the table behind `trueup align --objective help`."""
+"""Which method for what: the tables behind `--objective help` and `--decoder help`."""
 
+import dataclasses
 import inspect
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +85,89 @@ def guide_table() -> "RenderableType":
             table.add_row(f"  {guide.name}", ", ".join(guide.models) or "-", use)
         parts += [Text(", ".join(columns), style="bold"), table, Text("")]
     parts.append(Text("first the columns of the data; then name, what else it needs, what it does"))
+    return Group(*parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderGuide:
+    """What one decoder is, needs and costs, in the words of its class."""
+
+    name: str
+    role: str
+    needs: tuple[str, ...]
+    summary: str
+    cost: str
+    fields: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The object of `--decoder help --json`."""
+        return {
+            "name": self.name,
+            "role": self.role,
+            "needs": list(self.needs),
+            "summary": self.summary,
+            "cost": self.cost,
+            "fields": dict(self.fields),
+        }
+
+
+def decoder_guides() -> list[DecoderGuide]:
+    """One guide per registered decoder, in the order of a chain."""
+    from trueup.decoding import DECODERS
+    from trueup.decoding.compose import ROLES
+
+    found = []
+    for name, cls in DECODERS.items():
+        kind: Any = cls
+        text = inspect.cleandoc(kind.__doc__ or "")
+        needs = ["reward"] * bool(kind.needs.rewards) + list(kind.needs.models)
+        needs += ["white box"] * bool(kind.needs.white_box or kind.role == "edit")
+        found.append(
+            DecoderGuide(
+                name=name,
+                role=kind.role,
+                needs=tuple(needs),
+                summary=" ".join(text.partition("\n\n")[0].split()),
+                cost=_part(text, "Cost"),
+                fields={
+                    field.name: None if field.default is dataclasses.MISSING else field.default
+                    for field in dataclasses.fields(kind)
+                    if field.init
+                },
+            )
+        )
+    order = list(ROLES)
+    return sorted(found, key=lambda guide: (order.index(guide.role), guide.name))
+
+
+def decoder_table() -> "RenderableType":
+    """The decoders in 80 columns, grouped by where they stand in a chain."""
+    from itertools import groupby
+
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    titles = {
+        "prompt": "before the model: any number, any model",
+        "edit": "in the model: any number",
+        "search": "the search for the text: one",
+    }
+    parts: list[RenderableType] = []
+    for role, several in groupby(decoder_guides(), key=lambda guide: guide.role):
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
+        for width in (20, 18, 36):
+            table.add_column(width=width, overflow="fold")
+        for guide in several:
+            told = f"{guide.summary} Cost: {guide.cost}"
+            table.add_row(f"  {guide.name}", ", ".join(guide.needs) or "-", told)
+        parts += [Text(titles[role], style="bold"), table, Text("")]
+    parts.append(
+        Text(
+            "first its name, then what it needs, what it does, and its cost in forward passes; "
+            "chain them in this order, as in urial+best-of-n"
+        )
+    )
     return Group(*parts)
 
 

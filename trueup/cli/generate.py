@@ -1,4 +1,4 @@
-"""`trueup generate MODEL`: sample completions for a file of prompts."""
+"""`trueup generate MODEL`: a decoder's completions for a file of prompts."""
 
 from typing import Annotated
 
@@ -7,18 +7,25 @@ import typer
 from trueup.cli import printing
 from trueup.cli.options import (
     AsJson,
+    Decoder,
     Device,
     Dtype,
     Heads,
-    Model,
     OptionalOut,
     Resume,
+    Rewards,
     Seed,
+    Settings,
+    Writing,
     heads_of,
+    settings_of,
 )
 from trueup.errors import UserError
 
-EXAMPLE = "Example: trueup generate my-model --prompts prompts.jsonl --n 4 > samples.jsonl"
+EXAMPLE = (
+    "Example: trueup generate my-model --prompts prompts.jsonl --decoder best-of-n "
+    "--reward words > samples.jsonl"
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -27,15 +34,15 @@ def add_to(app: typer.Typer) -> None:
 
 
 def generate(
-    model: Model,
+    model: Writing,
     prompts: Annotated[
         str,
         typer.Option("--prompts", metavar="FILE", help="Rows with the column prompt or messages."),
     ],
     out: OptionalOut = None,
-    decoder: Annotated[
-        str, typer.Option("--decoder", metavar="NAME", help="How to decode.")
-    ] = "sample",
+    decoder: Decoder = "sample",
+    reward: Rewards = None,
+    settings: Settings = None,
     n: Annotated[int, typer.Option("--n", metavar="N", help="Samples per prompt.")] = 1,
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", metavar="N", help="The longest sample.")
@@ -60,18 +67,20 @@ def generate(
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
-    """Sample completions; one JSON object per line on stdout, and in --out."""
-    weights = heads_of(heads)
+    """Write completions; one JSON object per line on stdout, and in --out."""
+    weights, fields = heads_of(heads), settings_of(settings)
     if resume and out is None:
         raise UserError("--resume needs the --out of the run to go on with")
     with printing.working() as progress:
-        from trueup.api.generating import generate as sampled
+        from trueup.api.generating import generate as decoded
+        from trueup.decoding.compose import compose
 
-        result = sampled(
+        result = decoded(
             model,
             prompts,
             out=out,
-            decoder=decoder,
+            decoder=compose(decoder, fields),
+            reward=reward,
             n=n,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -91,3 +100,4 @@ def generate(
         printing.show_lines(result.as_jsonl())
     else:
         printing.show_lines(f"{len(result.rows)} samples: {result.folder / 'samples.jsonl'}")
+        printing.show_lines(f"report: {result.folder / 'report.html'}")

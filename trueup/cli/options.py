@@ -19,6 +19,13 @@ Audited = Annotated[
         "URL#NAME of a chat model, or none where the data hold the texts.",
     ),
 ]
+Writing = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A transformers or peft folder, a hub id, or URL#NAME of a chat model.",
+    ),
+]
 Data = Annotated[
     str,
     typer.Option(
@@ -34,6 +41,15 @@ OptionalOut = Annotated[
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; repeatable."),
+]
+Rewards = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reward",
+        metavar="NAME",
+        help="What to aim at: words, lexicon:FILE, keywords:A,B, max-words:N, regex:PATTERN, "
+        "FILE.py:FUNCTION or a classifier; repeatable, as NAME=... if the decoder weighs them.",
+    ),
 ]
 Heads = Annotated[
     list[str] | None,
@@ -55,6 +71,29 @@ FailIf = Annotated[
         "--fail-if",
         metavar="EXPR",
         help='Exit with 3 where this holds: "low(AUDIT.METRIC) > 0.1".',
+    ),
+]
+
+
+def _decoders_shown(name: str) -> str:
+    """Show the table of decoders where someone asks for help, and leave."""
+    if name != "help":
+        return name
+    from trueup.api.guide import decoder_table
+    from trueup.cli import printing
+
+    printing.show(decoder_table())
+    raise typer.Exit
+
+
+Decoder = Annotated[
+    str,
+    typer.Option(
+        "--decoder",
+        metavar="NAME",
+        help="How to decode, several with + between them; `help` lists all.",
+        is_eager=True,
+        callback=_decoders_shown,
     ),
 ]
 

@@ -1,5 +1,6 @@
 """`trueup serve MODEL`: an OpenAI-compatible server around a decoder."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,15 +8,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trueup.cli import printing
-from trueup.cli.options import Device, Dtype, Heads, heads_of
-from trueup.errors import UserError, unknown_name
+from trueup.cli.options import (
+    Decoder,
+    Device,
+    Dtype,
+    Heads,
+    Rewards,
+    Settings,
+    heads_of,
+    settings_of,
+)
+from trueup.errors import UserError
 
 if TYPE_CHECKING:
-    from trueup.decoding.protocol import Search
+    from trueup.decoding.compose import Chain
+    from trueup.models.reward import Reward
     from trueup.server.limits import Limits
     from trueup.server.service import Service
 
-EXAMPLE = "Example: trueup serve my-model --decoder sample --port 8000"
+EXAMPLE = "Example: trueup serve my-model --decoder urial+best-of-n --reward words --port 8000"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,9 +39,9 @@ def serve(
         str | None,
         typer.Argument(metavar="MODEL", help="A transformers or peft folder, or a hub id."),
     ] = None,
-    decoder: Annotated[
-        str, typer.Option("--decoder", metavar="NAME", help="How to decode.")
-    ] = "sample",
+    decoder: Decoder = "sample",
+    reward: Rewards = None,
+    settings: Settings = None,
     upstream: Annotated[
         str | None,
         typer.Option(
@@ -84,7 +95,7 @@ def serve(
     dtype: Dtype = "auto",
 ) -> None:
     """Serve a model with the OpenAI protocol until Ctrl-C, then finish what runs."""
-    weights = heads_of(heads)
+    weights, fields = heads_of(heads), settings_of(settings)
     _check_extra()
     from trueup.server.auth import token_for
     from trueup.server.limits import Limits
@@ -101,19 +112,20 @@ def serve(
         max_seconds=max_seconds,
         max_body_bytes=max_body_bytes,
     )
-    search = _search(decoder)
     with printing.working():
+        chain, rewards = _decoding(decoder, fields, reward or ())
         if upstream is not None:
             if model is not None:
                 raise UserError(f"give a MODEL or --upstream, not both, got {model!r}")
-            service = _above(upstream, upstream_key_env, search, limits)
+            service = _above(upstream, upstream_key_env, chain, rewards, limits)
         else:
-            service = _here(model, name, search, limits, device, dtype, weights)
+            service = _here(model, name, chain, rewards, limits, device, dtype, weights)
 
     def announce(url: str) -> None:
         printing.note(f"{service.name} at {url}; Ctrl-C ends it")
 
-    run(service, host=host, port=port, token=token, announce=announce)
+    with service.edited():
+        run(service, host=host, port=port, token=token, announce=announce)
 
 
 def _check_extra() -> None:
@@ -123,19 +135,24 @@ def _check_extra() -> None:
         raise UserError(f"serve needs {missing[0]}; install it with pip install 'trueup[serve]'")
 
 
-def _search(decoder: str) -> "Search | None":
-    """The search of that name, None for plain sampling."""
-    from trueup.api.generating import DECODERS
+def _decoding(
+    decoder: str, settings: dict[str, str], sources: Sequence[str]
+) -> "tuple[Chain, dict[str, Reward]]":
+    """The chain of decoders, and the rewards that it aims at."""
+    from trueup.decoding.compose import compose
+    from trueup.decoding.rewards import rewards_by_name
 
-    if decoder not in DECODERS:
-        raise unknown_name("decoder", decoder, DECODERS)
-    return None
+    chain = compose(decoder, settings)
+    rewards = rewards_by_name(sources)
+    chain.check_rewards(rewards)
+    return chain, rewards
 
 
 def _here(
     model: str | None,
     name: str | None,
-    search: "Search | None",
+    chain: "Chain",
+    rewards: "dict[str, Reward]",
     limits: "Limits",
     device: str,
     dtype: str,
@@ -150,10 +167,12 @@ def _here(
     lm = opened_causal(model, device=device, dtype=dtype, heads=heads)
     folder = Path(model).resolve()
     shown = name or (folder.name if folder.is_dir() else model)
-    return local_service(lm, name=shown, search=search, limits=limits)
+    return local_service(lm, name=shown, search=chain, rewards=rewards, limits=limits)
 
 
-def _above(upstream: str, key_env: str, search: "Search | None", limits: "Limits") -> "Service":
+def _above(
+    upstream: str, key_env: str, chain: "Chain", rewards: "dict[str, Reward]", limits: "Limits"
+) -> "Service":
     """A model behind another server."""
     from trueup.server.service import upstream_service
     from trueup.server.upstream import Upstream, only_model
@@ -162,4 +181,4 @@ def _above(upstream: str, key_env: str, search: "Search | None", limits: "Limits
     above = Upstream.at(
         url, model or only_model(url, key_env), api_key_env=key_env, timeout=limits.max_seconds
     )
-    return upstream_service(above, search=search, limits=limits)
+    return upstream_service(above, search=chain, rewards=rewards, limits=limits)

@@ -23,6 +23,7 @@ CONTRACTS: dict[str, tuple[str, ...]] = {
     "questions": ("question", "answers"),
     "demonstrations": ("demonstrations", "query", "target"),
     "prompts": ("prompt",),
+    "documents": ("docs", "suffix"),
     "messages": ("messages",),
 }
 
@@ -175,6 +176,19 @@ def _prompt(row: Row) -> list[Row]:
     return [{**row, "prompt": checked_prompt("prompt", row["prompt"])}]
 
 
+def _documents(row: Row) -> list[Row]:
+    """A set of documents between what may stand before them and what follows them."""
+    docs = row["docs"]
+    if not isinstance(docs, list) or not docs:
+        raise BadValue(f"'docs' must be a list of texts, got {shown(docs)}")
+    prompt = {
+        "prefix": checked_prompt("prefix", row["prefix"]) if row.get("prefix") else "",
+        "docs": [_text("docs", doc) for doc in docs],
+        "suffix": _text("suffix", row["suffix"]),
+    }
+    return [{**row, "prompt": prompt}]
+
+
 def _messages_prompt(row: Row) -> list[Row]:
     """A conversation up to the assistant's last turn, which is left out if it is there."""
     messages = checked_messages("messages", _parsed_messages(row["messages"]))
@@ -277,6 +291,11 @@ _READINGS: dict[str, list[Reading]] = {
         Reading(CONTRACTS["prompts"], _prompt),
         Reading(CONTRACTS["messages"], _messages_prompt),
         Reading(_BARE_PAIR, _pair_prompt),
+    ],
+    "documents": [
+        Reading(CONTRACTS["documents"], _documents),
+        Reading(CONTRACTS["prompts"], _prompt),
+        Reading(CONTRACTS["messages"], _messages_prompt),
     ],
     "messages": [Reading(CONTRACTS["messages"], _messages)],
 }

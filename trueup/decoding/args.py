@@ -24,6 +24,7 @@ class ARGS:
 
     Fields: weight 0 is greedy decoding, or top-k sampling; weights mix several rewards, by name
             or in their order; temperature is that of the draw.
+    Cost:   1 forward pass and top_k rewards per token.
     Raises: UserError where a field leaves its range, n is above 1 for greedy, or as
             `Search.decode` says.
     Source: Khanov, Burapacheep, Li 2024, arXiv 2402.01694; the authors' code adds the raw logit,
@@ -52,7 +53,7 @@ class ARGS:
         """One completion of every prompt, or as many draws as are asked for."""
         assert isinstance(lm, LanguageModel)
         check_count(request.sampling.n, self.sample)
-        rewards = Rewards(request.rewards, self.weights, prompt_texts(lm, prompts))
+        rewards = Rewards(request.rewards, self.weights, prompt_texts(lm, prompts, request.asked))
         plan = Plan(
             top_k=self.top_k,
             judge=lambda children: self._judged(rewards, children),

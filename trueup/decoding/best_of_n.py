@@ -23,6 +23,7 @@ class BestOfN:
     The reward rises with log n while text the reward is wrong about rises with it.
 
     Fields: weights mix several rewards, by name or in their order, and are needed for several.
+    Cost:   `candidates` forward passes per token, in one batch; a reward for each candidate.
     Edges:  ties go to the sample drawn first; n asked for are the n best of the candidates.
     Raises: UserError where n is above `candidates`, the temperature is 0, or as `Search.decode`
             says.
@@ -45,7 +46,7 @@ class BestOfN:
     ) -> list[list[Decoded]]:
         """The best `n` candidates of every prompt."""
         check_pool(request.sampling, self.candidates, "candidates")
-        rewards = Rewards(request.rewards, self.weights, prompt_texts(lm, prompts))
+        rewards = Rewards(request.rewards, self.weights, prompt_texts(lm, prompts, request.asked))
         pools = written(lm, prompts, request.sampling, n=self.candidates)
         places = [place for place, pool in enumerate(pools) for _ in pool]
         texts = [text for pool in pools for text in pool]

@@ -33,6 +33,8 @@ class DeAL:
             in the rewards' order, needed where there are several; alignment_prompt states the
             objective in words before the prompt, for the model and not for the rewards;
             length_penalty g divides log P by t^g, 0 in the paper: without it short ended beams win.
+    Cost:   at most num_beams * top_k * (1 + lookahead) forward passes and num_beams * top_k rewards
+            per token; the lookahead of a child that is kept is not read again.
     Edges:  ties in c go to the likelier, then the lower token id. A reward of 0 or 1 is flat
             until it is met: lookahead 0 is then beam search.
     Raises: UserError where a field leaves its range, more completions are asked for than beams
@@ -70,7 +72,7 @@ class DeAL:
         count = request.sampling.n
         if count > self.num_beams:
             raise UserError(f"n must be at most num_beams, {self.num_beams}, got {count}")
-        rewards = Rewards(request.rewards, self.weights, prompt_texts(lm, prompts))
+        rewards = Rewards(request.rewards, self.weights, prompt_texts(lm, prompts, request.asked))
         plan = Plan(
             top_k=self.top_k,
             num_beams=self.num_beams,

@@ -33,6 +33,7 @@ class GuideAlign:
     Edges:  no guideline: the prompt stays as it is.
     Raises: UserError where a setting leaves its range, the library or the encoder cannot be read,
             or a conversation has no user's turn.
+    Cost:   1 encoding per prompt; the guidelines are read as a part of it.
     Use:    temperature 0, as the authors.
     Source: Luo et al. 2024, arXiv 2403.11838; delta is 0.53 there and 0.5 in their code. The
             floor, the line behind the guidelines and all words are ours.

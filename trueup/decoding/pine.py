@@ -33,7 +33,7 @@ class Pine:
     Edges:   one document is plain decoding. Permuted documents give the same bits: they are sorted
              by their tokens first, which also breaks ties. Prompts with the same prefix and
              documents share their prefill.
-    Work:    every token once, and one more pass for the suffixes. Attention holds scores of all
+    Cost:    1 forward pass per token, and one more for the suffixes; attention holds scores of all
              pairs of tokens and a copy of each query per document.
     Raises:  UserError where the model has no rotary positions, or a prompt no documents or room.
     Source:  Wang et al. 2024, arXiv 2407.01100. As in the authors' code, the softmax runs over the
@@ -45,6 +45,7 @@ class Pine:
     beams: int = 1
 
     name: ClassVar[str] = "pine"
+    reads: ClassVar[str] = "documents"
     role: ClassVar[Literal["search"]] = "search"
     needs: ClassVar[DecoderNeeds] = DecoderNeeds(white_box=True)
     arxiv: ClassVar[str] = "2407.01100"

@@ -67,18 +67,23 @@ def best(pool: Sequence[Candidate], count: int) -> list[Decoded]:
         for place, candidate in enumerate(pool)
     ]
     step = {"step": 0, "candidates": trace}
-    return [_decoded(pool[place], step) for place in order]
+    return [
+        decoded(
+            pool[place].text,
+            score=pool[place].score,
+            rewards=dict(pool[place].parts),
+            trace=[step],
+        )
+        for place in order
+    ]
 
 
-def _decoded(candidate: Candidate, step: Mapping[str, Any]) -> Decoded:
-    """One completion as the search's answer; a black box tells no tokens."""
-    text: Any = candidate.text
+def decoded(text: Any, **more: Any) -> Decoded:
+    """One completion as a search's answer; a black box tells no tokens."""
     return Decoded(
         text=text.text,
-        token_ids=tuple(getattr(text, "token_ids", ())),
-        logps=tuple(getattr(text, "logps", ())),
+        token_ids=tuple(getattr(text, "token_ids", None) or ()),
+        logps=tuple(getattr(text, "logps", None) or ()),
         reason=getattr(text, "reason", "length"),
-        score=candidate.score,
-        rewards=dict(candidate.parts),
-        trace=[step],
+        **more,
     )

@@ -12,7 +12,12 @@ from trueup.models.writer import Writer
 
 @dataclass(frozen=True, kw_only=True)
 class PromptDefense(judging.PromptDefense):
-    """`trueup.judging.prompt_defense.PromptDefense` in a chain of decoders; answers stay whole."""
+    """A text that asks to treat all groups alike stands before every prompt.
+
+    `trueup.judging.prompt_defense.PromptDefense` in a chain of decoders; answers stay whole.
+
+    Cost: the text is read as a part of every prompt.
+    """
 
     role: ClassVar[Literal["prompt"]] = "prompt"
     needs: ClassVar[DecoderNeeds] = DecoderNeeds()

@@ -15,7 +15,6 @@ from trueup.models.reward import Reward
 from trueup.models.sampling import Sampling
 from trueup.models.writer import Writer
 
-Role = Literal["prompt", "edit", "search"]
 Ending = Literal["eos", "stop", "length"]
 
 
@@ -38,11 +37,13 @@ class Request:
     """What is asked of a search: how to sample, and what to aim at.
 
     Fields: sampling holds n, max_new_tokens, temperature, top_k, top_p, stop and seed; rewards
-            score (prompts, completions), by name.
+            score (prompts, completions), by name; asked are the prompts as the user wrote them,
+            which rewards read, where a step has changed what the model reads.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
     rewards: Mapping[str, Reward] = field(default_factory=dict)
+    asked: Sequence[Prompt] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,11 @@ class Decoded:
 
 
 class PromptStep(Protocol):
-    """Changes prompts before the model reads them; any model will do."""
+    """Changes prompts before the model reads them; any model will do.
+
+    A step that lays out the whole prompt has two more fields: `words`, which all prompts begin
+    with, and `stop`, texts that end an answer. Without `stop`, `finish` must leave answers alone.
+    """
 
     name: ClassVar[str]
     role: ClassVar[Literal["prompt"]]
@@ -94,9 +99,17 @@ class ModelEdit(Protocol):
 class Search(Protocol):
     """Finds the text: samples, looks ahead, scores, keeps."""
 
-    name: ClassVar[str]
     role: ClassVar[Literal["search"]]
-    needs: ClassVar[DecoderNeeds]
+
+    @property
+    def name(self) -> str:
+        """As it is registered."""
+        ...
+
+    @property
+    def needs(self) -> DecoderNeeds:
+        """What the user must give."""
+        ...
 
     def decode(
         self, lm: Writer, prompts: Sequence[Prompt], request: Request

@@ -16,6 +16,7 @@ from trueup.models.reward import Reward, load_reward, rewards_of
 
 Weights = Mapping[str, float] | tuple[float, ...] | None
 Parts = dict[str, float]
+RewardsGiven = str | Reward | Sequence[str | Reward] | Mapping[str, str | Reward] | None
 
 
 class Rewards:
@@ -113,6 +114,27 @@ def reward_matrix(
     return np.array([[parts[name] for name in rewards] for parts in scored], dtype=float)
 
 
+def rewards_by_name(given: RewardsGiven) -> dict[str, Reward]:
+    """The rewards that a user gives: one, several, or several by name.
+
+    Fields: a text is what `opened_reward` takes, or NAME=SOURCE; without a name it is its source,
+            or the function's own name.
+    Raises: UserError where a source cannot be opened, or a name stands twice.
+    """
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        return {name: opened_reward(each) for name, each in given.items()}
+    several = [given] if isinstance(given, str) or callable(given) else list(given)
+    found: dict[str, Reward] = {}
+    for each in several:
+        name, reward = _named(each)
+        if name in found:
+            raise UserError(f"reward {name} stands twice; name them, as in first={name}")
+        found[name] = reward
+    return found
+
+
 def opened_reward(reward: Reward | str) -> Reward:
     """The reward itself, or what its source says: a constraint, else as `load_reward` has it."""
     return _loaded_reward(reward) if isinstance(reward, str) else reward
@@ -123,8 +145,14 @@ def opened_model(model: LanguageModel | str) -> LanguageModel:
     return _loaded_model(model) if isinstance(model, str) else model
 
 
-def prompt_texts(writer: Any, prompts: Sequence[Prompt]) -> list[str]:
-    """The prompts as the rewards read them: as the model's encoder has them, else the turns."""
+def prompt_texts(
+    writer: Any, prompts: Sequence[Prompt], asked: Sequence[Prompt] | None = None
+) -> list[str]:
+    """The prompts as the rewards read them: as the model's encoder has them, else the turns.
+
+    Fields: asked stand for the prompts where a step has changed these.
+    """
+    prompts = prompts if asked is None else asked
     if hasattr(writer, "encoder"):
         return [writer.encoder.prompt_text(prompt) for prompt in prompts]
     return [
@@ -133,6 +161,16 @@ def prompt_texts(writer: Any, prompts: Sequence[Prompt]) -> list[str]:
         else "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
         for prompt in prompts
     ]
+
+
+def _named(given: str | Reward) -> tuple[str, Reward]:
+    """A reward and its name."""
+    if not isinstance(given, str):
+        return str(getattr(given, "__name__", type(given).__name__)), given
+    name, sign, source = given.partition("=")
+    if sign and name.isidentifier():
+        return name, opened_reward(source)
+    return given, opened_reward(given)
 
 
 @functools.lru_cache(maxsize=8)

@@ -51,6 +51,7 @@ class RPS:
             direction: "system_prompt" is the built-in instruction, other text an instruction
             with {rating} in it, else a callable (prompt, direction) -> prompt. mean and std
             standardise the rewards, measured on a calibration set: attributes must share a unit.
+    Cost:   k forward passes per token, in one batch, and k prompts; a reward for each candidate.
     Edges:  ties go to the candidate drawn first; k = 1 is that candidate.
     Raises: UserError where a field leaves its range, the rewards are not one per weight, or as
             `Search.decode` says.
@@ -109,7 +110,7 @@ class RPS:
         places = [place for place in range(len(prompts)) for _ in range(self.k)]
         matrix = reward_matrix(
             request.rewards,
-            prompt_texts(lm, prompts),
+            prompt_texts(lm, prompts, request.asked),
             places,
             [text.text for text in texts],
             columns=len(target),

@@ -40,6 +40,8 @@ class TransferQ:
             normaliser "self" is the formula above; "prompt" is mean w_i r_i * C_baseline / C with
             C = E exp(r / beta) over normaliser_samples completions of pi; "none" is mean w_i r_i,
             the authors' code with beta 2. weights mix several rewards.
+    Cost:   1 forward pass per token, and at most top_k * n_rollouts * (1 + lookahead) of the
+            baseline; top_k * n_rollouts rewards.
     Edges:  an ended candidate is scored as it is; with one rollout "self" corrects nothing.
     Raises: UserError where a field leaves its range or is missing, n is above 1 for greedy, or as
             `Search.decode` says.
@@ -89,7 +91,7 @@ class TransferQ:
         """One completion of every prompt, or as many draws as are asked for."""
         assert isinstance(lm, LanguageModel)
         check_count(request.sampling.n, self.sample)
-        texts = prompt_texts(lm, prompts)
+        texts = prompt_texts(lm, prompts, request.asked)
         rewards = Rewards(request.rewards, self.weights, texts)
         aligned_to = None
         if self.mode == "indirect" and self.baseline_reward is not None:

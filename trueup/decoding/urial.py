@@ -43,6 +43,7 @@ class Urial:
             of a message line that looks like a turn's heading.
     Raises: UserError where a setting leaves its range; where a conversation has turns of tools, or
             ends with the assistant.
+    Cost:   the prefix, read once for all prompts.
     Use:    for models that were never tuned to chat, with temperature 0. Not for code, mathematics
             or agents. Small models loop.
     Source: Lin et al. 2023, arXiv 2312.01552. The examples' words are ours, as are the system turn,

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import jinja2
 
+from trueup.decoding.compose import Chain, compose
+from trueup.errors import UserError
 from trueup.models.encoding import Prompt
 from trueup.models.language_model import LanguageModel
 from trueup.server.failures import ServerFailure
@@ -35,12 +37,14 @@ class PromptReader(Protocol):
 class LocalPrompts:
     """Prompts for a model here; threads share it.
 
-    Fields: as_tokens gives the engine token ids, else the prompt as it came.
+    Fields: as_tokens gives the engine token ids, else the prompt as it came; chain has the steps
+            that change a prompt before the model reads it.
     """
 
-    def __init__(self, lm: LanguageModel, *, as_tokens: bool) -> None:
+    def __init__(self, lm: LanguageModel, *, as_tokens: bool, chain: Chain | None = None) -> None:
         self.context: int | None = lm.max_length
         self._lm = lm
+        self._chain = chain or compose("sample")
         self._as_tokens = as_tokens
         self._lock = threading.Lock()  # tokenizers are not made for several threads
 
@@ -53,7 +57,7 @@ class LocalPrompts:
         return Prepared(tokens if self._as_tokens else prompt, len(tokens))
 
     def _checked(self, tokens: Any) -> list[int]:
-        if not self._as_tokens:
+        if not self._as_tokens or self._chain.steps:
             raise ServerFailure(400, "this decoder reads text, got token ids", param="prompt")
         size = self._lm.model.get_input_embeddings().num_embeddings
         wrong = [token for token in tokens if token >= size]
@@ -65,7 +69,10 @@ class LocalPrompts:
     def _encoded(self, prompt: Any) -> list[int]:
         try:
             with self._lock:
-                return self._lm.encoder.prompt(prompt)
+                [read] = self._chain.prepared([prompt], self._lm)
+                return self._lm.encoder.prompt(read)
+        except UserError as error:
+            raise ServerFailure(400, str(error), code="decoder_refused") from error
         except jinja2.TemplateError as error:
             message = f"the model's chat template refuses the messages ({error})"
             raise ServerFailure(400, message, param="messages") from error

@@ -5,12 +5,11 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Any
 
-from trueup.decoding.protocol import Decoded, DecoderNeeds, Request, Search
+from trueup.decoding.protocol import Decoded, Request, Search
 from trueup.errors import UserError
-from trueup.models.encoding import Prompt
 from trueup.models.reward import Reward
 from trueup.models.sampling import Sampling
 from trueup.models.writer import Writer
@@ -20,34 +19,6 @@ from trueup.server.limits import Limits
 from trueup.server.queueing import Queue
 
 logger = logging.getLogger("trueup")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlainSearch:
-    """The search that only samples, for a writer whose log-probabilities nobody sees."""
-
-    name: ClassVar[str] = "sample"
-    role: ClassVar[Literal["search"]] = "search"
-    needs: ClassVar[DecoderNeeds] = DecoderNeeds()
-
-    def decode(
-        self, lm: Writer, prompts: Sequence[Prompt], request: Request
-    ) -> list[list[Decoded]]:
-        """`request.sampling.n` samples of every prompt, as the writer gives them."""
-        asked = request.sampling
-        answers = lm.sample(
-            prompts,
-            n=asked.n,
-            max_new_tokens=asked.max_new_tokens,
-            temperature=asked.temperature,
-            top_p=asked.top_p,
-            stop=asked.stop,
-            seed=asked.seed,
-        )
-        return [
-            [Decoded(text=one.text, reason=getattr(one, "reason", "length")) for one in several]
-            for several in answers
-        ]
 
 
 class SearchBatches:

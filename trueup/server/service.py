@@ -2,15 +2,20 @@
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import trueup
+from trueup.data.canonical import canonical
+from trueup.decoding.compose import Chain, compose
+from trueup.decoding.plain import PlainSearch
 from trueup.decoding.protocol import Search
-from trueup.errors import UserError
+from trueup.files import content_hash
 from trueup.models.language_model import LanguageModel
-from trueup.models.reward import Reward
+from trueup.models.reward import Reward, reward_identity
 from trueup.models.sampling import Sampling
 from trueup.server.batching import ContinuousBatch
 from trueup.server.failures import ServerFailure
@@ -19,7 +24,7 @@ from trueup.server.limits import Limits
 from trueup.server.metrics import Metrics
 from trueup.server.prompts import LocalPrompts, Prepared, PromptReader, UpstreamPrompts
 from trueup.server.protocol import Asked, ChatRequest, CompletionRequest
-from trueup.server.searching import PlainSearch, SearchBatches
+from trueup.server.searching import SearchBatches
 from trueup.server.upstream import WORKERS, Upstream
 
 COMPLETION_TOKENS = 16  # the protocol's own default for /v1/completions
@@ -31,7 +36,8 @@ class Service:
     """A model and a decoder as clients see them.
 
     Fields: name is the model's to clients; fingerprint tells weights and decoder apart;
-            gives_logprobs says whether the engine's pieces have log-probabilities.
+            gives_logprobs says whether the engine's pieces have log-probabilities; while it is
+            served, the model has to be `edited`.
     """
 
     name: str
@@ -40,6 +46,7 @@ class Service:
     fingerprint: str
     limits: Limits = field(default_factory=Limits)
     gives_logprobs: bool = False
+    edited: Callable[[], AbstractContextManager[None]] = nullcontext
     metrics: Metrics = field(default_factory=Metrics)
     started: int = field(default_factory=lambda: int(time.time()))
 
@@ -147,23 +154,26 @@ def local_service(
 ) -> Service:
     """A model here: sampled in one continuous batch, or decoded by a search.
 
-    Raises: UserError where the search needs more rewards than are given.
+    Fields: search is a search or a chain of decoders; None samples. A chain that only prepares
+            prompts and edits the model is sampled in the continuous batch as well.
+    Raises: UserError where the search needs a reward and has none.
     """
     limits = limits or Limits()
+    chain = compose(search or PlainSearch())
+    chain.check_rewards(rewards or {})
     engine: Engine
-    if search is None:
+    if chain.is_sampled:
         engine = ContinuousBatch(lm, limits)
     else:
-        _check_rewards(search, rewards or {})
-        engine = SearchBatches(search, lm, limits, rewards=rewards)
-    decoder = "sample" if search is None else search.name
+        engine = SearchBatches(chain, chain.writer(lm), limits, rewards=rewards)
     return Service(
         name=name,
         engine=engine,
-        prompts=LocalPrompts(lm, as_tokens=search is None),
-        fingerprint=f"trueup-{trueup.__version__}-{decoder}-{lm.fingerprint[:12]}",
+        prompts=LocalPrompts(lm, as_tokens=chain.is_sampled, chain=chain),
+        fingerprint=f"{_fingerprint(chain, rewards)}-{lm.fingerprint[:12]}",
         limits=limits,
-        gives_logprobs=search is None,
+        gives_logprobs=chain.is_sampled,
+        edited=partial(chain.applied, lm),
     )
 
 
@@ -176,27 +186,25 @@ def upstream_service(
 ) -> Service:
     """A model behind another server: what needs no log-probabilities is applied here.
 
-    Raises: UserError where the search needs them, or more rewards than are given.
+    Raises: UserError where the search needs them, or a reward and has none.
     """
     limits = limits or Limits()
-    chosen: Search = search or PlainSearch()
-    _check_rewards(chosen, rewards or {})
-    if chosen.needs.white_box:
-        raise UserError(
-            f"{chosen.name} needs the model itself, got a server above; give MODEL instead"
-        )
+    chain = compose(search or PlainSearch())
+    chain.check_model(upstream)
+    chain.check_rewards(rewards or {})
     return Service(
         name=upstream.name,
-        engine=SearchBatches(chosen, upstream, limits, rewards=rewards, workers=WORKERS),
+        engine=SearchBatches(chain, upstream, limits, rewards=rewards, workers=WORKERS),
         prompts=UpstreamPrompts(),
-        fingerprint=f"trueup-{trueup.__version__}-{chosen.name}-upstream",
+        fingerprint=f"{_fingerprint(chain, rewards)}-upstream",
         limits=limits,
     )
 
 
-def _check_rewards(search: Search, rewards: Mapping[str, Reward]) -> None:
-    """Raise UserError where there are too few."""
-    if len(rewards) < search.needs.rewards:
-        raise UserError(
-            f"{search.name} needs {search.needs.rewards} rewards, got {len(rewards)}; give more"
-        )
+def _fingerprint(chain: Chain, rewards: Mapping[str, Reward] | None) -> str:
+    """The version, the decoder's name, and a hash of its settings and rewards where it has any."""
+    judged = {name: reward_identity(each) for name, each in (rewards or {}).items()}
+    told = {"settings": chain.settings(), "rewards": judged}
+    has_more = any(chain.settings().values()) or bool(judged)
+    more = f"-{content_hash(canonical(told))[:8]}" if has_more else ""
+    return f"trueup-{trueup.__version__}-{chain.name}{more}"
