@@ -1,9 +1,8 @@
 """All objectives on one world: mean reward against KL from the reference, as docs/reward-kl.png.
 
-The policy is the demo's model of the occupations world; it finishes sentences such as "Today the
-farmer wrote a letter while". The reward is known: what the person is said to feel or do has a
-value (VALUES). Every objective gets what the policy's own samples and this reward give: pairs of
-best and worst sample, labels, the best sample to imitate, the worst to avoid, or the reward itself.
+Policy and reward are those of occupation_reward.py. Every objective gets what the policy's own
+samples and this reward give: pairs of best and worst sample, labels, the best sample to imitate,
+the worst to avoid, or the reward itself.
 Each is trained three times as long in turn, at one learning rate; reward and KL, with 95 %
 intervals, are measured on fresh samples for prompts that no training saw.
 
@@ -13,7 +12,6 @@ intervals, are measured on fresh samples for prompts that no training saw.
 """
 
 import argparse
-import csv
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,19 +20,24 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from occupation_reward import (
+    DOCS,
+    TOKENS,
+    half_width,
+    policy_and_prompts,
+    read_table,
+    reward,
+    write_table,
+)
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
-from trueup.demo.world_model import world_model
 from trueup.models import LanguageModel
 from trueup.objectives import objective
 from trueup.training import TrainingConfig, train
-from trueup.worlds.occupations import OccupationWorld
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
-VALUES = {"liked": 2.0, "help": 1.0, "friend": 1.0, "tired": -1.0, "leave": -1.0}
-PROMPTS, HELD_OUT, CANDIDATES, TOKENS = 96, 64, 8, 8
+CANDIDATES = 8
 STEPS = (12, 40, 120)
 RATE = 1e-4
 SETTINGS: dict[str, dict[str, Any]] = {  # where a default does not suit answers of six tokens
@@ -60,13 +63,6 @@ APART, NEAR = 0.062, 1.2  # reward between two names, and how near in log KL the
 COLOURS = dict(zip(FAMILIES, ("#1f5fa8", "#b3541e", "#5b8c2a", "#8a3f8f"), strict=True))
 
 
-def reward(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
-    """The value of the first known word of each completion, 0 without one."""
-    return [
-        next((VALUES[word] for word in text.split() if word in VALUES), 0.0) for text in completions
-    ]
-
-
 def main() -> None:
     """Train, measure, write the table and draw the picture."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -74,23 +70,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="objectives; nothing is written then")
     arguments = parser.parse_args()
     if arguments.draw:
-        with (DOCS / "reward-kl.csv").open(newline="", encoding="utf-8") as file:
-            known = [
-                {
-                    name: value if name == "objective" else float(value)
-                    for name, value in row.items()
-                }
-                for row in csv.DictReader(file)
-            ]
+        known = read_table(DOCS / "reward-kl.csv", ["objective"])
         drawn(known, DOCS / "reward-kl.png")
         return
     torch.set_num_threads(1)
-    world = OccupationWorld(lean=0.0, seed=0)
-    lm = world_model(world, lambda *_: None)
-    starts = sorted({row["prompt"] for row in world.pairs()})
-    order = np.random.default_rng(0).permutation(len(starts))
-    prompts = [starts[index] for index in order[:PROMPTS]]
-    held_out = [starts[index] for index in order[PROMPTS:][:HELD_OUT]]
+    lm, prompts, held_out = policy_and_prompts()
     rows = made_rows(lm, prompts)
     names = arguments.only or [name for several in FAMILIES.values() for name in several]
     table = [{"objective": "reference", "steps": 0, **measured(lm, lm, held_out)}]
@@ -103,10 +87,7 @@ def main() -> None:
             print(table[-1], flush=True)
     if arguments.only:
         return
-    with (DOCS / "reward-kl.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, table[0])
-        writer.writeheader()
-        writer.writerows(table)
+    write_table(table, DOCS / "reward-kl.csv")
     drawn(table, DOCS / "reward-kl.png")
 
 
@@ -209,9 +190,7 @@ def measured(
     for name, table in (("reward", values), ("kl", drift)):
         means = table.mean(axis=1)
         found[name] = round(float(means.mean()), 4)
-        found[f"{name}_half_width"] = round(
-            float(1.96 * means.std(ddof=1) / np.sqrt(len(means))), 4
-        )
+        found[f"{name}_half_width"] = half_width(means)
     return found
 
 

@@ -104,6 +104,30 @@ def audits() -> str:
     return _sections(AUDITS, _audit_facts)
 
 
+def decoders() -> str:
+    """One section for each decoder, from its docstring and its fields."""
+    from trueup.decoding import DECODERS
+
+    return _sections(DECODERS, _decoder_facts)
+
+
+def decoder_table() -> str:
+    """What each decoder is, needs and costs."""
+    from trueup.api.guide import decoder_guides
+
+    rows = [
+        (
+            f"[`{g.name}`](decoders.md#{g.name})",
+            g.role,
+            g.summary,
+            ", ".join(g.needs) or "-",
+            g.cost,
+        )
+        for g in decoder_guides()
+    ]
+    return _table(("decoder", "stands", "what it does", "needs", "costs"), rows)
+
+
 def commands() -> str:
     """The help of every verb, as a terminal of 80 columns shows it."""
     overview = _help()
@@ -120,6 +144,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "taxonomies": taxonomies,
     "objectives": objectives,
     "audits": audits,
+    "decoders": decoders,
+    "decoder-table": decoder_table,
     "commands": commands,
 }
 
@@ -178,6 +204,13 @@ def _objective_facts(cls: type[Any]) -> Iterable[str]:
         field.name for field in dataclasses.fields(cls.needs) if getattr(cls.needs, field.name)
     ]
     yield f"- data: `{cls.data}`; needs: {', '.join(needs) or 'nothing else'}"
+
+
+def _decoder_facts(cls: type[Any]) -> Iterable[str]:
+    """Where a decoder stands in a chain, and what it needs."""
+    needs = ["a reward"] * bool(cls.needs.rewards) + list(cls.needs.models)
+    needs += ["white box"] * bool(cls.needs.white_box or cls.role == "edit")
+    yield f"- stands: {cls.role}; needs: {', '.join(needs) or 'nothing else'}"
 
 
 def _audit_facts(cls: type[Any]) -> Iterable[str]:
