@@ -15,14 +15,14 @@ from trueup.runs import Run
 WORDS = 4096
 
 
-def byte_level_bpe(texts: list[str]) -> transformers.PreTrainedTokenizerFast:
+def byte_level_bpe(texts: list[str], words: int) -> transformers.PreTrainedTokenizerFast:
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.train_from_iterator(
         texts,
         trainers.BpeTrainer(
-            vocab_size=WORDS,
+            vocab_size=words,
             special_tokens=["<pad>", "</s>"],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
@@ -33,11 +33,11 @@ def byte_level_bpe(texts: list[str]) -> transformers.PreTrainedTokenizerFast:
     )
 
 
-def small_model(texts: list[str]) -> LanguageModel:
-    """About 3.4 million random weights of the Llama architecture."""
-    tokenizer = byte_level_bpe(texts)
+def small_model(texts: list[str], words: int = WORDS) -> LanguageModel:
+    """About 3.4 million random weights of the Llama architecture, with 4,096 words."""
+    tokenizer = byte_level_bpe(texts, words)
     config = transformers.LlamaConfig(
-        vocab_size=WORDS,
+        vocab_size=words,
         hidden_size=192,
         intermediate_size=512,
         num_hidden_layers=4,

@@ -6,6 +6,7 @@ from trueup.decoding.args import ARGS
 from trueup.decoding.best_of_n import BestOfN
 from trueup.decoding.deal import DeAL
 from trueup.decoding.guide_align import GuideAlign
+from trueup.decoding.p_aligner import PAligner
 from trueup.decoding.pine import Pine
 from trueup.decoding.plain import PlainSearch
 from trueup.decoding.prompt_defense import PromptDefense
@@ -22,6 +23,7 @@ DECODERS: dict[str, type[Decoder]] = {
     "best-of-n": BestOfN,
     "deal": DeAL,
     "guide-align": GuideAlign,
+    "p-aligner": PAligner,
     "pine": Pine,
     "prompt-defense": PromptDefense,
     "rps": RPS,
