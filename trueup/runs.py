@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from filelock import FileLock, Timeout
 
 from trueup.errors import InterruptedRun, UserError
-from trueup.files import disk_errors, replacing, write_json
+from trueup.files import disk_errors, write_json
+from trueup.item_tables import item_table, merged, read_parquet, rows_of_audit, write_parquet
 from trueup.redaction import redacted
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA = 1
-COLUMNS = "audits"  # metadata of items.parquet: which columns each audit has
 ESTIMATE_KEYS = (
     "audit", "metric", "slice", "value", "low", "high", "level", "n", "ideal", "method"
 )  # fmt: skip
@@ -144,13 +144,13 @@ class Run:
             return
         chunks = self._chunks()
         number = int(chunks[-1].stem.removeprefix("part-")) + 1 if chunks else 0
-        table = _arrow(items).replace_schema_metadata({"work": json.dumps(dict(work or {}))})
-        _write_parquet(self.path / "items" / f"part-{number:05d}.parquet", table)
+        table = item_table(items).replace_schema_metadata({"work": json.dumps(dict(work or {}))})
+        write_parquet(self.path / "items" / f"part-{number:05d}.parquet", table)
 
     def write_items(self, items: "pd.DataFrame") -> None:
         """Write all rows at once, in place of every chunk."""
         self._check_writable()
-        _write_parquet(self.path / "items.parquet", _merged([_arrow(items)]))
+        write_parquet(self.path / "items.parquet", merged([item_table(items)]))
         self._drop_chunks()
 
     def done_ids(self, audit: str | None = None) -> set[str]:
@@ -168,21 +168,13 @@ class Run:
 
         Raises: UserError where there are none.
         """
-        import pyarrow.compute as pc
-
         tables = self._tables()
         if not tables:
             raise UserError(f"{self.path}: no items.parquet, the run has measured nothing yet")
-        merged = _merged(tables)
+        table = merged(tables)
         if audit is not None:
-            if "audit" in merged.column_names:
-                merged = merged.filter(pc.equal(merged["audit"], audit))
-            own = _columns_of(merged).get(audit, merged.column_names)
-            merged = merged.select([name for name in merged.column_names if name in own])
-            merged = merged.rename_columns(
-                [name.removeprefix(f"{audit}.") for name in merged.column_names]
-            )
-        frame: pd.DataFrame = merged.to_pandas()
+            table = rows_of_audit(table, audit)
+        frame: pd.DataFrame = table.to_pandas()
         return frame
 
     def write_metrics(self, estimates: Iterable[Any]) -> None:
@@ -234,7 +226,7 @@ class Run:
         chunks = self._tables()
         spent = dict(work) if work is not None else self.work()
         if chunks and status == "done":
-            _write_parquet(self.path / "items.parquet", _merged(chunks))
+            write_parquet(self.path / "items.parquet", merged(chunks))
         seconds = round(self._seconds_before + time.monotonic() - self._since, 3)
         outcome = {"status": status, "ended": _now(), "seconds": seconds, "work": spent}
         self.info |= redacted(dict(extra or {})) | outcome
@@ -278,20 +270,9 @@ class Run:
 
     def _tables(self, columns: list[str] | None = None) -> list["pa.Table"]:
         """The chunks, or the merged table once there are none; only `columns` where given."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        merged = self.path / "items.parquet"
-        files = self._chunks() or ([merged] if merged.is_file() else [])
-        tables = []
-        for file in files:
-            try:
-                known = set(pq.read_schema(file).names)
-                wanted = None if columns is None else [name for name in columns if name in known]
-                tables.append(pq.ParquetFile(file).read(columns=wanted))
-            except (pa.ArrowInvalid, OSError) as error:
-                raise UserError(f"{file}: not a readable Parquet file ({_line(error)})") from error
-        return tables
+        whole = self.path / "items.parquet"
+        files = self._chunks() or ([whole] if whole.is_file() else [])
+        return [read_parquet(file, columns) for file in files]
 
     def _rows(self, name: str, key: str) -> list[dict[str, Any]]:
         """The rows of a JSON file of the run, null as NaN where a number belongs."""
@@ -433,82 +414,6 @@ def _row(value: Any, keys: tuple[str, ...]) -> dict[str, Any]:
     """The value as a row with exactly these keys in this order."""
     mapping = value if isinstance(value, Mapping) else value.as_dict()
     return {key: mapping[key] for key in keys}
-
-
-def _arrow(items: "pd.DataFrame") -> "pa.Table":
-    """The frame as a table without its index."""
-    import pyarrow as pa
-
-    if "id" not in items.columns:
-        raise ValueError(f"items need a column 'id', got {', '.join(map(str, items.columns))}")
-    return pa.Table.from_pandas(items, preserve_index=False)
-
-
-def _merged(tables: list["pa.Table"]) -> "pa.Table":
-    """One table, the same however the rows were cut into chunks; of equal ids the last stays."""
-    import numpy as np
-    import pyarrow as pa
-
-    bare, own = _told_apart(tables)
-    merged = pa.concat_tables(bare, promote_options="permissive").combine_chunks()
-    if own:
-        merged = merged.replace_schema_metadata({COLUMNS: json.dumps(own)})
-    keys = merged.select([n for n in ("audit", "id") if n in merged.column_names]).to_pandas()
-    last = ~keys.duplicated(keep="last").to_numpy()
-    return merged if last.all() else merged.take(np.flatnonzero(last)).combine_chunks()
-
-
-def _told_apart(tables: list["pa.Table"]) -> tuple[list["pa.Table"], dict[str, list[str]]]:
-    """The tables without metadata, and which columns each audit has.
-
-    A column that two audits fill with values of unlike types stands as `AUDIT.column`.
-    """
-    import pyarrow as pa
-
-    own: dict[str, list[str]] = {}
-    for table in tables:
-        own.update(_columns_of(table))
-    clashing = _clashing([table.schema for table in tables])
-    bare = []
-    for table in tables:
-        names = table.column_names
-        if "audit" in names and not _columns_of(table) and len(table):
-            audit = table["audit"][0].as_py()
-            names = [f"{audit}.{name}" if name in clashing else name for name in names]
-            own[audit] = list(dict.fromkeys([*own.get(audit, ()), *names]))
-        bare.append(pa.Table.from_arrays(table.columns, names=names))
-    return bare, own
-
-
-def _clashing(schemas: list["pa.Schema"]) -> set[str]:
-    """The columns whose types in several tables cannot become one."""
-    import pyarrow as pa
-
-    clashing = set()
-    known: dict[str, pa.Schema] = {}
-    for field in (field for schema in schemas for field in schema):
-        schema = pa.schema([field])
-        try:
-            both = [known.get(field.name, schema), schema]
-            known[field.name] = pa.unify_schemas(both, promote_options="permissive")
-        except pa.ArrowTypeError:
-            clashing.add(field.name)
-    return clashing
-
-
-def _columns_of(table: "pa.Table") -> dict[str, list[str]]:
-    """The columns of each audit, as the table's metadata tell; none where they do not."""
-    told = (table.schema.metadata or {}).get(COLUMNS.encode())
-    found: dict[str, list[str]] = json.loads(told) if told else {}
-    return found
-
-
-def _write_parquet(path: Path, table: "pa.Table") -> None:
-    """Write the table, atomically."""
-    import pyarrow.parquet as pq
-
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary)
 
 
 def _line(error: BaseException) -> str:
