@@ -8,10 +8,14 @@ import torch
 
 from tests.models.residual_models import direction, ids_of, logits_of, wide_llama
 from trueup.decoding.activation_steering import ActivationSteering
+from trueup.decoding.compose import compose
+from trueup.decoding.protocol import Request
 from trueup.decoding.steering_strength import StrengthPoint, choose_strength, strength_curve
 from trueup.decoding.steering_vectors import SteeringVector, read_pairs, search_layers
+from trueup.decoding.urial import Urial
 from trueup.errors import UserError, build
 from trueup.models import LanguageModel
+from trueup.models.sampling import Sampling
 
 PAIRS = [
     {"prompt": "Hello", "aligned": ", sir", "contrast": ", yo"},
@@ -40,6 +44,10 @@ def steered(lm: LanguageModel, edit: ActivationSteering) -> torch.Tensor:
         return logits_of(lm.model, ids_of(lm, "hello"))
 
 
+def tokens(found: list) -> list[list[int]]:
+    return [list(several[0].token_ids) for several in found]
+
+
 def test_texts_make_the_edit_that_a_file_of_pairs_makes(lm: LanguageModel, pairs_file: Path):
     texts = {"pairs": str(pairs_file), "layer": "2", "strength": "-0.5", "positions": "all"}
     assert torch.equal(
@@ -50,6 +58,37 @@ def test_texts_make_the_edit_that_a_file_of_pairs_makes(lm: LanguageModel, pairs
     assert auto.layer == "auto"
     assert auto.strength is None
     assert auto.vector_for(lm).layer in (0, 1, 2)
+
+
+def test_a_chain_tells_its_settings_by_content(lm: LanguageModel, pairs_file: Path):
+    """What a run's record holds: two vectors of one model are two settings."""
+    vector = SteeringVector.from_pairs(lm, PAIRS)
+    edits = [
+        ActivationSteering(pairs=pairs_file),
+        ActivationSteering(pairs=read_pairs(PAIRS)),
+        ActivationSteering(vector=vector),
+        ActivationSteering(vector=vector.with_strength(2.0)),
+    ]
+    told = [json.dumps(compose(edit).settings(), sort_keys=True) for edit in edits]
+    assert len(set(told)) == 4
+    assert str(pairs_file) in told[0]
+
+
+def test_a_chain_steers_behind_a_prompt_step_that_keeps_its_prefix(lm: LanguageModel):
+    """Greedy texts are those of the bare edit on the whole prompt, and not those without it."""
+    urial = Urial(prefix="Be kind. " * 4)
+    edit = ActivationSteering(pairs=PAIRS, strength=3.0)
+    request = Request(sampling=Sampling(max_new_tokens=8, temperature=0))
+    chain, prompts = compose([urial, edit]), ["Hello?", "Who is there?"]
+    kept = chain.writer(lm)  # made outside, where its prefix is another one
+    plain = tokens(chain.decode(kept, prompts, request))
+    with chain.applied(lm):
+        found = tokens(chain.decode(kept, prompts, request))
+        whole = lm.sample(
+            urial.prepare(prompts, lm), max_new_tokens=8, temperature=0, stop=urial.stop
+        )
+    assert found == tokens(whole)
+    assert found != plain
 
 
 def test_a_saved_vector_steers_as_the_pairs_do(lm: LanguageModel, pairs_file: Path, tmp_path: Path):

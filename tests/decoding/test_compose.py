@@ -182,6 +182,17 @@ def test_wrong_chains(name: str, settings: dict[str, object], said: str):
         compose(name, settings)
 
 
+def test_files_are_told_by_their_content(tmp_path: Path):
+    file = tmp_path / "v.safetensors"
+    file.write_text("one")
+    chain = compose("activation-steering", {"vector": str(file)})
+    before = chain.files()
+    assert list(before) == [str(file)]
+    file.write_text("two")
+    assert chain.files() != before
+    assert compose("urial+deal").files() == {}
+
+
 def test_instances_can_be_changed():
     chain = compose([PromptDefense(), BestOfN(candidates=4)], {"candidates": 8})
     assert (chain.name, chain.search.candidates) == ("prompt-defense+best-of-n", 8)

@@ -100,6 +100,7 @@ ON_GOOD = [
     if (
         kind.data in ("pairs", "routed", "traces", "labelled", "completions", "scored")
         and kind.data != "completions"
+        and name != "generation-aware"  # its bad completions become likelier, too, behind a tag
     )
     or name == "sft"
 ]

@@ -152,7 +152,9 @@ def in_folder(
     from trueup.files import write_text
     from trueup.report import report_run
 
-    mixed = {"heads": dict(job.heads)} if job.heads else {}
+    mixed: dict[str, Any] = {"heads": dict(job.heads)} if job.heads else {}
+    if files := job.chain.files():  # whoever goes on with a run must find them as they were
+        mixed["files"] = files
     device = getattr(getattr(job.model, "model", None), "device", None)
     with run_folder(
         out,

@@ -5,6 +5,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from trueup.audits.behaviour.bead import Bead as Bead
+from trueup.audits.behaviour.decoding_robustness import DecodingRobustness as DecodingRobustness
 from trueup.audits.behaviour.discretion import Discretion as Discretion
 from trueup.audits.behaviour.group_swap import GroupSwap as GroupSwap
 from trueup.audits.behaviour.honesty import Honesty as Honesty
@@ -78,6 +79,7 @@ AUDITS: dict[str, type[Audit]] = {
     "counterfactual-sentiment": CounterfactualSentiment,
     "crows-pairs": CrowsPairs,
     "cweat": Cweat,
+    "decoding-robustness": DecodingRobustness,
     "demographic-representation": DemographicRepresentation,
     "disco": DisCo,
     "discretion": Discretion,

@@ -22,6 +22,7 @@ WORLD_MODULES: dict[str, str] = {  # audit -> the module whose WORLDS calibrate 
         "counterfactual-sentiment",
         "crows-pairs",
         "cweat",
+        "decoding-robustness",
         "demographic-representation",
         "disco",
         "discretion",

@@ -2,6 +2,7 @@
 
 from importlib.metadata import entry_points
 
+from trueup.decoding.activation_steering import ActivationSteering
 from trueup.decoding.args import ARGS
 from trueup.decoding.best_of_n import BestOfN
 from trueup.decoding.deal import DeAL
@@ -19,6 +20,7 @@ from trueup.errors import UserError, unknown_name
 __all__ = ["DECODERS", "Decoded", "Decoder", "DecoderNeeds", "Request", "decoder_class"]
 
 DECODERS: dict[str, type[Decoder]] = {
+    "activation-steering": ActivationSteering,
     "args": ARGS,
     "best-of-n": BestOfN,
     "deal": DeAL,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 from trueup.data.messages import Prompt
@@ -21,6 +22,7 @@ from trueup.decoding.protocol import (
     Search,
 )
 from trueup.errors import UserError, build
+from trueup.files import content_hash
 from trueup.models.language_model import LanguageModel
 from trueup.models.prefix_cache import PrefixedModel
 from trueup.models.reward import reward_identity
@@ -112,6 +114,17 @@ class Chain:
     def settings(self) -> dict[str, dict[str, Any]]:
         """Every part's settings by its name, as JSON holds them."""
         return {part.name: _settings(part) for part in self.parts}
+
+    def files(self) -> dict[str, str]:
+        """Every file and folder that a setting names, with a hash of what lies there."""
+        named = {
+            value
+            for part in self.parts
+            for value, default in _values(part)
+            if isinstance(value, str | Path) and value != default and str(value)
+        }
+        found = sorted(Path(value) for value in named if Path(value).exists())
+        return {str(path): content_hash(path) for path in found}
 
     @contextlib.contextmanager
     def applied(self, lm: Writer) -> Iterator[None]:
@@ -263,6 +276,14 @@ def _fields(cls: type[Decoder]) -> list[str]:
     return [field.name for field in dataclasses.fields(cls) if field.init]
 
 
+def _values(part: Decoder) -> list[tuple[Any, Any]]:
+    """Every field's value, and its default."""
+    if not dataclasses.is_dataclass(part):
+        return []
+    fields = [field for field in dataclasses.fields(part) if field.init]
+    return [(getattr(part, field.name), field.default) for field in fields]
+
+
 def _settings(part: Decoder) -> dict[str, Any]:
     """A decoder's fields as JSON holds them."""
     return {name: _told(getattr(part, name)) for name in _fields(type(part))}
@@ -272,6 +293,8 @@ def _told(value: Any) -> Any:
     """A field's value as JSON holds it; a model or reward by what tells it from others."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, Mapping):
         return {str(name): _told(each) for name, each in value.items()}
     if isinstance(value, list | tuple):

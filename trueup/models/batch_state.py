@@ -13,12 +13,21 @@ from trueup.models.decoding_state import DecodingState
 class BatchState(DecodingState):
     """Rows that other rows may join, and that leave when they have ended.
 
+    BatchState.of(state)  the rows of a state, however it was started
     state.join(other)     the rows of another state behind these, caches padded left to one length
     state.select(rows)    keep these rows; columns in which no row has a token are cut off
 
     Edges:  no token goes through the model for either; a row's log-probabilities are those that it
             has alone. Only the newest hidden state is kept, so there is no rollback.
     """
+
+    @classmethod
+    def of(cls, state: DecodingState) -> "BatchState":
+        """The rows of a state, which must not be used any more, as one that others may join."""
+        taken = cls.__new__(cls)
+        vars(taken).update(vars(state))
+        del taken._history[:-1]
+        return taken
 
     def join(self, other: DecodingState) -> None:
         """Take over the rows of `other`, which must not be used any more."""
@@ -37,14 +46,13 @@ class BatchState(DecodingState):
     def select(self, rows: Tensor | Sequence[int]) -> None:
         """Keep these rows, in this order; naming a row twice forks it."""
         super().select(rows)
-        longest = int(self.lengths.max())
-        spare = self._mask.shape[1] - longest
+        spare = int(self._mask.any(dim=0).int().argmax())  # columns before the first token of all
         if spare:
             for layer in _layers(self):
                 layer.keys = layer.keys[..., spare:, :]
                 layer.values = layer.values[..., spare:, :]
             self._mask = self._mask[:, spare:]
-        self._is_padded = bool(self.lengths.min() < longest)
+        self._is_padded = bool(self.lengths.min() < self._mask.shape[1])
 
     def advance(self, tokens: Tensor | Sequence[int]) -> None:
         """Append one token to each row, [R]."""

@@ -61,6 +61,11 @@ class DecodingState:
             self._logprobs = torch.log_softmax(logits, dim=-1)
         return self._logprobs
 
+    @property
+    def scores(self) -> Tensor:
+        """What tokens are drawn by, in nats up to a constant per row, [R, V]: `logprobs` here."""
+        return self.logprobs
+
     def advance(self, tokens: Tensor | Sequence[int]) -> None:
         """Append one token to each row, [R]."""
         column = torch.as_tensor(tokens, device=self.lengths.device).reshape(self.rows, 1)

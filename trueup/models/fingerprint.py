@@ -6,9 +6,14 @@ from typing import Any
 
 import torch
 
+from trueup.models.residual_stream import edits_of
+
 
 class Fingerprint:
-    """The content hash of a model and its tokenizer, computed again only after a weight changed."""
+    """The content hash of a model and its tokenizer, computed again only after a weight changed.
+
+    While activations are edited (`residual_stream.edited`) it is another one.
+    """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self._model = model
@@ -25,9 +30,8 @@ class Fingerprint:
         if state != self._state:
             self._weights = _weights_hash(self._model)
             self._state = state
-        return hashlib.sha256(
-            f"{self._weights}:{_settings(self._model)}:{_tokenizer(self._tokenizer)}".encode()
-        ).hexdigest()
+        parts = [self._weights, _settings(self._model), _tokenizer(self._tokenizer)]
+        return hashlib.sha256(":".join([*parts, *edits_of(self._model)]).encode()).hexdigest()
 
 
 def _weights_hash(model: Any) -> str:

@@ -15,7 +15,7 @@ from trueup.models.decoding_state import DecodingState
 from trueup.models.encoding import Completion, Encoder, Prompt
 from trueup.models.fingerprint import Fingerprint
 from trueup.models.prefix_tree import Group
-from trueup.models.sampling import Sample, Sampling, sample_prompts
+from trueup.models.sampling import Sample, Sampling, sample_grid
 from trueup.models.shared_prefix import Layout, PackedScorer, find_layout, score_groups
 from trueup.models.work import Work
 
@@ -190,15 +190,26 @@ class LanguageModel:
             stop=tuple(stop),
             seed=seed,
         )
+        return [several for [several] in self.sample_grid(prompts, [settings])]
+
+    def sample_grid(
+        self, prompts: Sequence[Prompt], grid: Sequence[Sampling]
+    ) -> list[list[list[Sample]]]:
+        """`sample` at several settings, [P][C][n]: every prompt is read once for all of them.
+
+        Raises: UserError where a prompt leaves no room in the context, or settings differ in
+                max_new_tokens or stop.
+        """
         ids = [self.encoder.prompt(prompt) for prompt in prompts]
+        most = max((one.max_new_tokens for one in grid), default=0)
         for place, prompt_ids in enumerate(ids, start=1):
-            if len(prompt_ids) + max_new_tokens > self.max_length:
+            if len(prompt_ids) + most > self.max_length:
                 raise UserError(
                     f"prompt {place} has {len(prompt_ids)} tokens and max_new_tokens is "
-                    f"{max_new_tokens}, but the model reads {self.max_length}; shorten one of them"
+                    f"{most}, but the model reads {self.max_length}; shorten one of them"
                 )
         self.model.eval()
-        return sample_prompts(self.start_ids, ids, self.tokenizer, settings, rows=MAX_ROWS)
+        return sample_grid(self.start_ids, ids, self.tokenizer, grid, rows=MAX_ROWS)
 
     def start(self, prompts: Sequence[Prompt]) -> DecodingState:
         """Read the prompts once and stand ready to decode, a row each."""

@@ -13,6 +13,7 @@ from trueup.models.decoding_state import DecodingState
 from trueup.models.encoding import Prompt
 from trueup.models.language_model import LanguageModel
 from trueup.models.prefix_tree import common_length
+from trueup.models.residual_stream import edits_of
 from trueup.models.work import Work
 
 
@@ -95,11 +96,12 @@ class PrefixedModel(LanguageModel):
     """A model that keeps the beginning of its prompts; all else is the model's own.
 
     Its weights, its tokenizer and its counters are those of the model it is made of. The prefix is
-    read by the first request, and again after the weights were changed in place.
+    read by the first request, and again after the weights were changed in place, or an edit of
+    activations (`residual_stream.edited`) came or went.
     Edges:  prompts that begin otherwise are read whole, and so are prompts of unequal length where
             the model looks back by a window, which the padding would shift.
-    Use:    inside the block of an edit that changes activations: hooks leave weights as they are,
-            and a prefix that was read before them is another one.
+    Use:    with hooks of other makers, inside their block: they leave weights as they are, and a
+            prefix that was read before them is another one.
     """
 
     def __init__(self, lm: LanguageModel, prefix: Prompt) -> None:
@@ -108,7 +110,7 @@ class PrefixedModel(LanguageModel):
         self.encoder = lm.encoder
         self._ids = lm.encoder.prompt(prefix)
         self._prefix: CachedPrefix | None = None
-        self._weights: tuple[tuple[int, int], ...] = ()
+        self._read_under: tuple[Any, ...] = ()
 
     def __repr__(self) -> str:
         return f"{super().__repr__()} with {len(self._ids)} tokens kept"
@@ -126,9 +128,10 @@ class PrefixedModel(LanguageModel):
         )
 
     def _cached(self) -> CachedPrefix:
-        """The prefix under the weights as they are now."""
-        weights = tuple((part.data_ptr(), part._version) for part in self.model.parameters())
-        if self._prefix is None or weights != self._weights:
+        """The prefix under the weights and edits as they are now."""
+        weights = ((part.data_ptr(), part._version) for part in self.model.parameters())
+        now = (*weights, *edits_of(self.model))
+        if self._prefix is None or now != self._read_under:
             self._prefix = CachedPrefix.read(self.model, self._ids, self.work)
-            self._weights = weights
+            self._read_under = now
         return self._prefix

@@ -19,6 +19,7 @@ from trueup.objectives.dckd import DCKD
 from trueup.objectives.dpo import DPO
 from trueup.objectives.f_dpg import FDPG
 from trueup.objectives.f_dpo import FDPO
+from trueup.objectives.generation_aware import GenerationAware
 from trueup.objectives.grpo import GRPO
 from trueup.objectives.hinge import Hinge
 from trueup.objectives.honesty import Honesty
@@ -51,6 +52,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "dpo": DPO,
     "f-dpg": FDPG,
     "f-dpo": FDPO,
+    "generation-aware": GenerationAware,
     "grpo": GRPO,
     "hinge": Hinge,
     "honesty": Honesty,

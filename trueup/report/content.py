@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from trueup.calibration.curve import Calibration
+    from trueup.report.generation import Completions
 
 Row = Mapping[str, Any]
 
@@ -29,6 +30,7 @@ class ReportInput:
             moved holds id, group, text, before, after, change, in any order; driving are rows of
             audit, metric, id, group, text, score, change: the items behind each audit's number;
             calibration are curves of planted against measured leans, each with a section;
+            completions are what a run of `generate` wrote, with the traces of its searches;
             notes are what a reader must know beside the numbers;
             settings, work, versions are shown as they are.
     """
@@ -49,6 +51,7 @@ class ReportInput:
     moved: "pd.DataFrame | None" = None
     driving: Sequence[Row] = ()
     calibration: "Sequence[Calibration]" = ()
+    completions: "Completions | None" = None
     notes: Sequence[str] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     work: Mapping[str, int] = field(default_factory=dict)

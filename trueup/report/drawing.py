@@ -4,6 +4,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 from xml.etree import ElementTree
 
@@ -13,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Patch, Polygon
 from matplotlib.ticker import MaxNLocator
+
+from trueup.report.wording import printable
 
 Tone = Literal["ink", "muted", "hairline", "accent", "before", "bad", "page"]
 Anchor = Literal["start", "middle", "end"]
@@ -30,7 +33,17 @@ STAND_INS: dict[Tone, str] = {
 }
 ALIGNED: dict[Anchor, str] = {"start": "left", "middle": "center", "end": "right"}
 LARGEST = 1e12  # what lies beyond is drawn at the edge
-UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Many discs or rings of one look; titles are told on hover, one for each or none."""
+
+    points: Sequence[tuple[float, float]]
+    titles: Sequence[str]
+    tone: Tone
+    radius: float
+    hollow: bool
 
 
 class Drawing:
@@ -43,6 +56,7 @@ class Drawing:
     def __init__(self, width: float, height: float) -> None:
         self.width, self.height = width, height
         self._texts: list[tuple[str, float, str]] = []
+        self._dots: list[Dots] = []
         self._depth = 0.0  # what is drawn later lies above
         self._figure = Figure(figsize=(width / 72, height / 72), dpi=72, facecolor="none")
         FigureCanvasSVG(self._figure)
@@ -62,7 +76,7 @@ class Drawing:
         kind: str = "",
     ) -> None:
         """Write a text whose middle lies at height `y`; `kind` is a class for the style sheet."""
-        self._texts.append((UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text), size, kind))
+        self._texts.append((printable(text), size, kind))
         self._axes.text(
             x,
             y + 0.36 * size,  # from the middle of a line of figures to its base line
@@ -96,6 +110,19 @@ class Drawing:
         face = STAND_INS["page" if hollow else tone]
         self._add(Circle((x, y), radius, fc=face, ec=STAND_INS[tone], lw=1.8, clip_on=False))
 
+    def dots(
+        self,
+        points: Sequence[tuple[float, float]],
+        titles: Sequence[str] = (),
+        *,
+        tone: Tone,
+        radius: float = 3,
+        hollow: bool,
+    ) -> None:
+        """Draw many discs or rings, each perhaps with a title; short to write, like texts."""
+        self._dots.append(Dots(points, titles, tone, radius, hollow))
+        self._axes.text(0, 0, f"@dots{len(self._dots) - 1}", zorder=self._above(), clip_on=False)
+
     def shape(self, points: Sequence[tuple[float, float]], *, tone: Tone, hollow: bool) -> None:
         """Draw a closed polygon."""
         face = STAND_INS["page" if hollow else tone]
@@ -114,7 +141,7 @@ class Drawing:
             "width": f"{self.width:g}",
             "height": f"{self.height:g}",
             "role": "img",
-            "aria-label": UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", label),
+            "aria-label": printable(label),
         }
         for element in source.iter():
             tag = element.tag.rpartition("}")[2]
@@ -124,6 +151,8 @@ class Drawing:
                     "d": _short_path(element),
                     "style": _themed(element.get("style", "")),
                 }
+            elif tag == "text" and (element.text or "").startswith("@dots"):
+                _add_dots(root, self._dots[int((element.text or "").removeprefix("@dots"))])
             elif tag == "text":
                 self._add_text(root, element)
         return ElementTree.tostring(root, encoding="unicode")
@@ -197,10 +226,27 @@ class Scale:
         return "\N{MINUS SIGN}" + text if tick < 0 and float(text.replace(",", "")) else text
 
 
+def _add_dots(root: ElementTree.Element, dots: Dots) -> None:
+    """One group of circles, what they share said once."""
+    face = "page" if dots.hollow else dots.tone
+    style = f"fill:var(--{face});stroke:var(--{dots.tone})"
+    group = ElementTree.SubElement(root, "g", {"style": style, "stroke-width": "1.4"})
+    for place, (x, y) in enumerate(dots.points):
+        places = {"cx": _short_number(x), "cy": _short_number(y), "r": f"{dots.radius:g}"}
+        circle = ElementTree.SubElement(group, "circle", places)
+        if dots.titles:
+            ElementTree.SubElement(circle, "title").text = printable(dots.titles[place])
+
+
 def _short_path(element: ElementTree.Element) -> str:
     """The path's data on one line, to a tenth of a pixel."""
     data = " ".join(element.get("d", "").split())
-    return re.sub(r"-?\d+\.\d+", lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), data)
+    return re.sub(r"-?\d+\.\d+", lambda found: _short_number(float(found[0])), data)
+
+
+def _short_number(value: float) -> str:
+    """A tenth of a pixel is enough."""
+    return f"{value:.1f}".removesuffix(".0")
 
 
 def _themed(style: str) -> str:

@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING, Any
 from trueup.calibration.known import warnings_of
 from trueup.report.calibration import calibration_facts, calibration_sentences
 from trueup.report.content import ReportInput, Row
+from trueup.report.generation import (
+    completions_of,
+    generation_facts,
+    generation_question,
+    generation_sentences,
+)
 from trueup.report.page import write_report
 from trueup.report.wording import count
 from trueup.runs import Run
@@ -28,7 +34,7 @@ WANTED = ("chosen", "all", "true")  # the completions that training should make 
 
 
 def report_run(run_folder: str | Path) -> Path:
-    """Write report.html into the folder of one run: an audit, an alignment or a comparison.
+    """Write report.html into a run's folder: an audit, alignment, generation or comparison.
 
     A run whose author knows more than its rows says so in run.json under `page`: title, question,
     summary, facts, headline, explanations, planted (rows of metric, slice, value), which then are
@@ -59,6 +65,8 @@ def report_run(run_folder: str | Path) -> Path:
     )
     if run.info["verb"] == "calibrate":
         report = _with_curves(report, run)
+    if run.info["verb"] == "generate":
+        report = _with_completions(report, run)
     if run.comparison():
         report = _with_sides(report, run)
     return write_report(_as_told(report, run.info.get("page", {})), run.path)
@@ -121,6 +129,20 @@ def _with_curves(report: ReportInput, run: Run) -> ReportInput:
         estimates=(),
         notes=run.info.get("notes", ()),
         calibration=curves,
+    )
+
+
+def _with_completions(report: ReportInput, run: Run) -> ReportInput:
+    """What a model wrote: texts and searches in place of estimates."""
+    settings = run.info["arguments"]
+    found = completions_of(run.items(), settings, run.work()) if _has_items(run) else None
+    told = {"Model": _model(run), **generation_facts(found, settings)}
+    return replace(
+        report,
+        question=generation_question(settings),
+        summary=[*report.summary, *generation_sentences(found)],
+        facts={**told, **report.facts},
+        completions=found,
     )
 
 
@@ -243,6 +265,7 @@ def _title(run: Run) -> str:
         "audit": f"Audit of {model}",
         "align": f"Alignment of {model}",
         "compare": f"{sides[1]} compared with {sides[0]}",
+        "generate": f"Completions of {model}",
         "calibrate": f"Calibration of {run.info['arguments'].get('audit', '?')}",
     }
     return titles.get(run.info["verb"], f"{run.info['verb'].capitalize()} {run.path.name}")

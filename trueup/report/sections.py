@@ -14,7 +14,9 @@ from trueup.report.calibration import (
     calibration_rules,
     calibration_section,
 )
+from trueup.report.completion_blocks import generation_section
 from trueup.report.content import ReportInput, rows_of
+from trueup.report.generation import generation_cards
 from trueup.report.pictures import (
     NARROW,
     WIDE,
@@ -75,6 +77,7 @@ def sections(report: ReportInput) -> dict[str, Any]:
         "guard_summary": wording.guard_sentences(report.guards),
         "has_tripped": any(guard.get("tripped") for guard in report.guards),
         "cards": calibration_cards(report.calibration)
+        or generation_cards(report.completions)
         or _comparison_cards(comparison, report.headline)
         or _estimate_cards(estimates, report.headline),
         "measured": _measured(estimates or before, report.explanations),
@@ -93,6 +96,7 @@ def sections(report: ReportInput) -> dict[str, Any]:
         "driving": _driving(report.driving),
         "calibration": [calibration_section(curve) for curve in report.calibration],
         "rules": calibration_rules(report.calibration),
+        "completions": generation_section(report.completions),
         "settings": list(wording.flat(redacted(report.settings))),
         "work": report.work,
         "versions": report.versions,

@@ -2,12 +2,14 @@
 
 import math
 import numbers
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 MINUS = "\N{MINUS SIGN}"
 SMALLEST_P = 1e-4
 LONGEST = 320  # characters of a text that a table shows
+UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 def number(value: Any, *, signed: bool = False, decimals: int = 3) -> str:
@@ -70,12 +72,17 @@ def count(value: Any) -> str:
     return f"{int(value):,}" if is_number(value) and math.isfinite(value) else "undefined"
 
 
-def plain_text(value: Any) -> str:
+def plain_text(value: Any, longest: int = LONGEST) -> str:
     """A cell's text, cut where it would fill the page."""
-    text = " ".join(str(value).split())
-    return (
-        text if len(text) <= LONGEST else text[: LONGEST - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
-    )
+    text = " ".join(printable(str(value)).split())
+    if len(text) <= longest:
+        return text
+    return text[: longest - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def printable(text: str) -> str:
+    """The text with a mark for every character that a page cannot hold: controls, surrogates."""
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def is_number(value: Any) -> bool:
