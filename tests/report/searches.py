@@ -31,8 +31,20 @@ def entry(text: str, c: float, *, kept: bool = False, **more: Any) -> dict[str, 
 
 
 def steps(*several: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A trace of these candidates."""
-    return [{"step": n, "candidates": list(each)} for n, each in enumerate(several)]
+    """A trace of these candidates; each goes on from what it begins with, if nothing is said."""
+    found: list[dict[str, Any]] = []
+    before: list[Mapping[str, Any]] = []
+    for number, each in enumerate(several):
+        told = [{"parent": _beginning(before, one["text"]), **one} for one in each]
+        found.append({"step": number, "candidates": told})
+        before = list(each)
+    return found
+
+
+def _beginning(before: Sequence[Mapping[str, Any]], text: str) -> int | None:
+    """The first kept candidate that the text begins with."""
+    places = (n for n, one in enumerate(before) if one["kept"] and text.startswith(one["text"]))
+    return next(places, None)
 
 
 TWO_BEAMS = steps(

@@ -41,36 +41,12 @@ def test_what_was_not_kept_with_this_score_is_no_completion(score: float | None)
     assert others == [{0: 0, 1: 0, 2: 0}, {0: 1, 1: 2, 2: 2}]
 
 
-def test_a_letter_whose_bytes_come_one_by_one_has_a_parent() -> None:
-    trace = steps(
-        [entry("q", 0.0, kept=True), entry("x\N{REPLACEMENT CHARACTER}", 0.0, kept=True)],
-        [entry("x\N{LATIN SMALL LETTER E WITH ACUTE}", 1.0, kept=True, logp=-3.0)],
-    )
-    assert ways(trace, "", 1.0)[0] == {0: 1, 1: 0}
-
-
-def test_a_text_that_a_stop_has_cut_has_a_parent() -> None:
-    trace = steps(
-        [entry("q", 0.0, kept=True), entry("x.", 0.0, kept=True)],
-        [entry("x", 1.0, kept=True, logp=-3.0)],
-    )
-    assert ways(trace, "x", 1.0)[0] == {0: 1, 1: 0}
-
-
-def test_of_equal_texts_the_beam_of_the_same_rank_is_the_parent() -> None:
-    best, worse = entry("x", 2.0, kept=True), entry("x", 1.0, kept=True)
-    children = [entry("xa", 0.0), entry("xb", 5.0, kept=True), entry("xc", 0.0), entry("xd", 0.0)]
-    trace = steps([worse, best], children)
-    assert ways(trace, "xb", 5.0)[0] == {0: 1, 1: 1}
-    assert ways(steps([worse, best], children[::-1]), "xb", 5.0)[0] == {0: 0, 1: 2}
-
-
-def test_a_beam_less_likely_than_the_child_is_no_parent() -> None:
-    trace = steps(
-        [entry("x", 0.0, kept=True, logp=-4.0), entry("x", 0.0, kept=True, logp=-2.5)],
-        [entry("xy", 1.0, kept=True, logp=-3.0)],
-    )
-    assert ways(trace, "xy", 1.0)[0] == {0: 1, 1: 0}
+def test_a_candidate_goes_on_from_the_parent_that_is_told() -> None:
+    first = [entry("x", 0.0, kept=True), entry("x", 0.0, kept=True)]
+    for parent in (0, 1):
+        trace = steps(first, [entry("xy", 1.0, kept=True, parent=parent)])
+        assert ways(trace, "xy", 1.0)[0] == {0: parent, 1: 0}
+    assert ways(steps(first, [entry("xy", 1.0, kept=True, parent=7)]), "xy", 1.0)[0] == {1: 0}
 
 
 def test_what_nothing_began_has_no_parent() -> None:
@@ -80,7 +56,7 @@ def test_what_nothing_began_has_no_parent() -> None:
 
 def planted_search(rng: np.random.Generator) -> tuple[Any, dict[int, int]]:
     """A beam search whose parents are known, and the true way to its best text."""
-    beams, ancestry, trace = [("", 0.0, ())], [()], []
+    beams, ancestry, trace, places = [("", 0.0, ())], [()], [], [None]
     for _ in range(9):
         grown = []
         for place, (text, logp, way) in enumerate(beams):
@@ -91,12 +67,12 @@ def planted_search(rng: np.random.Generator) -> tuple[Any, dict[int, int]]:
         kept = np.argsort(-scores)[:3]
         trace.append(
             [
-                entry(text, float(scores[n]), kept=n in kept, logp=logp)
-                for n, (text, logp, _) in enumerate(grown)
+                entry(text, float(scores[n]), kept=n in kept, logp=logp, parent=places[way[-1]])
+                for n, (text, logp, way) in enumerate(grown)
             ]
         )
         beams = [(grown[n][0], grown[n][1], (*ancestry[grown[n][2][-1]], int(n))) for n in kept]
-        ancestry = [way for _, _, way in beams]
+        ancestry, places = [way for _, _, way in beams], [int(n) for n in kept]
     return steps(*trace), dict(enumerate(beams[0][2]))
 
 

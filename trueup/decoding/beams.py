@@ -15,7 +15,8 @@ class Beam:
 
     Fields: search and prompt are numbers; logps is one per token, in nats; texts are what the
             rewards read, the committed text with each lookahead behind it; value is what they
-            said of it (h), score what the search keeps by (c); parts and notes explain both.
+            said of it (h), score what the search keeps by (c); parts and notes explain both;
+            parent is the place of what it goes on from among the candidates of the step before.
     """
 
     search: int
@@ -28,6 +29,7 @@ class Beam:
     score: float = 0.0
     parts: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, float] = field(default_factory=dict)
+    parent: int | None = None
 
     @property
     def logp(self) -> float:
@@ -43,6 +45,7 @@ class Beam:
             "h": self.value,
             "c": self.score,
             "kept": kept,
+            "parent": self.parent,
             "rewards": dict(self.parts),
             **self.notes,
         }

@@ -197,13 +197,15 @@ class _Running:
         else:
             kept = self._drawn(judged, self.plan.keep)
         ended = {id(beam) for several in self.ended for beam in several}
+        listed: dict[int, int] = {}
         for number, several in groupby(enumerate(judged), key=lambda pair: pair[1].search):
-            entries = [
-                beam.entry(self._texts(beam, [[]])[0], kept=place in kept or id(beam) in ended)
-                for place, beam in several
-            ]
+            entries: list[dict[str, Any]] = []
+            for place, beam in several:
+                is_kept = place in kept or id(beam) in ended
+                listed[place] = len(entries)
+                entries.append(beam.entry(self._texts(beam, [[]])[0], kept=is_kept))
             self.traces[number].append({"step": len(self.traces[number]), "candidates": entries})
-        self.live = [judged[place] for place in kept]
+        self.live = [replace(judged[place], parent=listed[place]) for place in kept]
         return kept
 
     def _drawn(self, judged: Sequence[Beam], keep: Keep) -> list[int]:

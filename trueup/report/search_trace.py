@@ -8,8 +8,16 @@ from typing import Any
 
 from trueup.report.wording import is_number
 
-NAMED = {"text", "ahead", "logp", "h", "c", "kept", "rewards"}  # what else there is are notes
-LOST = "\N{REPLACEMENT CHARACTER}"  # stands for a letter whose last byte is yet to come
+NAMED = {
+    "text",
+    "ahead",
+    "logp",
+    "h",
+    "c",
+    "kept",
+    "parent",
+    "rewards",
+}  # what else there is are notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,13 +25,15 @@ class Candidate:
     """One text that a search considered.
 
     Fields: score is what the search keeps by, NaN where the trace has none; logp NaN likewise;
-            notes are the search's own numbers.
+            parent is the place of what it goes on from, one step before; notes are the search's
+            own numbers.
     """
 
     text: str
     score: float
     logp: float = math.nan
     is_kept: bool = False
+    parent: int | None = None
     rewards: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, float] = field(default_factory=dict)
 
@@ -107,56 +117,13 @@ def _way_to(end: Node, parents: Mapping[Node, int], told: set[Node]) -> dict[int
 
 
 def _parents(steps: Sequence[Step]) -> dict[Node, int]:
-    """The place in the step before of what each kept candidate goes on from, where it is found.
-
-    A search lists the candidates of one beam together and its beams by rank; the first step has
-    those of one beam. So where no beam has ended a candidate's place tells its beam.
-    """
-    found: dict[Node, int] = {}
-    width = len(steps[0]) if steps else 1
-    for number, (before, step) in enumerate(pairwise(steps), start=1):
-        beams = _ranked(before)
-        for place, candidate in enumerate(step):
-            if candidate.is_kept:
-                group = place // width
-                is_sure = len(step) == width * len(beams)
-                parent = _parent(before, beams, candidate, group, is_sure=is_sure)
-                found |= {} if parent is None else {(number, place): parent}
-    return found
-
-
-def _ranked(step: Step) -> list[int]:
-    """The places of what was kept, the best first; of equal scores the likelier one."""
-    kept = [place for place, candidate in enumerate(step) if candidate.is_kept]
-    return sorted(kept, key=lambda place: (-step[place].score, -step[place].logp))
-
-
-def _parent(
-    before: Step, beams: Sequence[int], child: Candidate, group: int, *, is_sure: bool
-) -> int | None:
-    """Which of the beams the child goes on from; the trace tells texts, not where from.
-
-    It is no less likely than the child and begins like it, but for a child that a stop has cut.
-    Of several such ones it is that of the child's group where that is sure; else the one with the
-    longest text, then the nearest to the group.
-    """
-    able = []
-    for rank, place in enumerate(beams):
-        candidate = before[place]
-        text = candidate.text.rstrip(LOST)
-        is_whole = child.text.startswith(text)
-        if candidate.logp < child.logp or not (is_whole or text.startswith(child.text)):
-            continue
-        able.append(
-            (
-                is_sure and rank == group,
-                is_whole,
-                min(len(text), len(child.text)),
-                -abs(rank - group),
-                -place,
-            )
-        )
-    return -max(able)[-1] if able else None
+    """The place in the step before of what each kept candidate goes on from, where it is told."""
+    return {
+        (number, place): candidate.parent
+        for number, (before, step) in enumerate(pairwise(steps), start=1)
+        for place, candidate in enumerate(step)
+        if candidate.is_kept and candidate.parent is not None and candidate.parent < len(before)
+    }
 
 
 def _candidate(entry: Mapping[str, Any]) -> Candidate:
@@ -167,6 +134,7 @@ def _candidate(entry: Mapping[str, Any]) -> Candidate:
         score=_number(entry.get("c", entry.get("h"))),
         logp=_number(entry.get("logp")),
         is_kept=bool(entry.get("kept")),
+        parent=entry.get("parent"),
         rewards=_numbers(rewards) if isinstance(rewards, Mapping) else {},
         notes=_numbers({name: value for name, value in entry.items() if name not in NAMED}),
     )
