@@ -208,8 +208,9 @@ def _objective_facts(cls: type[Any]) -> Iterable[str]:
 
 def _decoder_facts(cls: type[Any]) -> Iterable[str]:
     """Where a decoder stands in a chain, and what it needs."""
-    needs = ["a reward"] * bool(cls.needs.rewards) + list(cls.needs.models)
-    needs += ["white box"] * bool(cls.needs.white_box or cls.role == "edit")
+    from trueup.api.guide import decoder_guides
+
+    needs = next(guide.needs for guide in decoder_guides() if guide.name == cls.name)
     yield f"- stands: {cls.role}; needs: {', '.join(needs) or 'nothing else'}"
 
 

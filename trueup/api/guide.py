@@ -120,7 +120,9 @@ def decoder_guides() -> list[DecoderGuide]:
     for name, cls in DECODERS.items():
         kind: Any = cls
         text = inspect.cleandoc(kind.__doc__ or "")
-        needs = ["reward"] * bool(kind.needs.rewards) + list(kind.needs.models)
+        needs = ["reward"] * bool(kind.needs.rewards) + [
+            f"({model})" if _default(kind, model) is None else model for model in kind.needs.models
+        ]
         needs += ["white box"] * bool(kind.needs.white_box or kind.role == "edit")
         found.append(
             DecoderGuide(
@@ -140,6 +142,11 @@ def decoder_guides() -> list[DecoderGuide]:
     return sorted(found, key=lambda guide: (order.index(guide.role), guide.name))
 
 
+def _default(kind: Any, name: str) -> Any:
+    """The default of a field."""
+    return next(field.default for field in dataclasses.fields(kind) if field.name == name)
+
+
 def decoder_table() -> "RenderableType":
     """The decoders in 80 columns, grouped by where they stand in a chain."""
     from itertools import groupby
@@ -156,7 +163,7 @@ def decoder_table() -> "RenderableType":
     parts: list[RenderableType] = []
     for role, several in groupby(decoder_guides(), key=lambda guide: guide.role):
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
-        for width in (20, 18, 36):
+        for width in (21, 15, 40):
             table.add_column(width=width, overflow="fold")
         for guide in several:
             told = f"{guide.summary} Cost: {guide.cost}"
@@ -164,8 +171,8 @@ def decoder_table() -> "RenderableType":
         parts += [Text(titles[role], style="bold"), table, Text("")]
     parts.append(
         Text(
-            "first its name, then what it needs, what it does, and its cost in forward passes; "
-            "chain them in this order, as in urial+best-of-n"
+            "first its name, then what it needs (in brackets: if you like), what it does, and its "
+            "cost; chain them in this order, as in urial+best-of-n"
         )
     )
     return Group(*parts)

@@ -5,6 +5,7 @@ from importlib.metadata import entry_points
 from trueup.decoding.activation_steering import ActivationSteering
 from trueup.decoding.args import ARGS
 from trueup.decoding.best_of_n import BestOfN
+from trueup.decoding.contrast import Contrast
 from trueup.decoding.deal import DeAL
 from trueup.decoding.guide_align import GuideAlign
 from trueup.decoding.p_aligner import PAligner
@@ -23,6 +24,7 @@ DECODERS: dict[str, type[Decoder]] = {
     "activation-steering": ActivationSteering,
     "args": ARGS,
     "best-of-n": BestOfN,
+    "contrast": Contrast,
     "deal": DeAL,
     "guide-align": GuideAlign,
     "p-aligner": PAligner,

@@ -50,6 +50,7 @@ class ActivationSteering:
             one was chosen; above 0 is towards aligned, and below 0 away from it. positions
             "generated" leaves prompts alone, and whole texts that are scored. any_model takes a
             vector that was made of other weights.
+    Cost:   nothing per token; pairs are read once.
     Edges:  strength 0 changes no bit. Several edits add up; a clamp has the last word behind its
             block. Vectors are learnt without the edits in force.
     Use:    kept prefixes, cached vectors and fingerprints are told apart from the unsteered ones;

@@ -95,6 +95,11 @@ class Contrast:
         """What the second branch's prompt lacks, the default resolved."""
         return self.without or ("prompt" if self.amateur is None else "nothing")
 
+    @property
+    def reads(self) -> str:
+        """The contract of its rows: documents where the second branch lacks them."""
+        return "documents" if self.lacks == "context" else "prompts"
+
     def decode(self, lm: Writer, prompts: Sequence[Any], request: Request) -> list[list[Decoded]]:
         """`n` completions of every prompt; log-probabilities are the first branch's own."""
         assert isinstance(lm, LanguageModel)

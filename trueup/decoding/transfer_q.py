@@ -11,8 +11,9 @@ import scipy.special
 from trueup.data.messages import Prompt
 from trueup.decoding.beams import Beam
 from trueup.decoding.protocol import Decoded, DecoderNeeds, Request
-from trueup.decoding.rewards import Rewards, opened_model, opened_reward, prompt_texts
+from trueup.decoding.rewards import Rewards, opened_reward, prompt_texts
 from trueup.decoding.search_driver import Plan, search
+from trueup.decoding.second_model import second_model
 from trueup.decoding.token_choice import check_count, token_choice
 from trueup.errors import UserError, check_at_least, check_choice, check_positive
 from trueup.models.language_model import LanguageModel
@@ -102,12 +103,16 @@ class TransferQ:
             top_k=self.top_k,
             lookahead=self.lookahead,
             rollouts=self.n_rollouts,
-            roller=_roller(self.baseline, lm),
+            roller=self._roller(lm),
             judge=lambda children: self._judged(rewards, aligned_to, constants, children),
             keep=token_choice(self.sample, self.temperature),
             searches=request.sampling.n,
         )
         return search(lm, prompts, plan, request.sampling)
+
+    def _roller(self, lm: LanguageModel) -> LanguageModel:
+        """The model that looks ahead."""
+        return lm if self.baseline is None else second_model(self.baseline, lm, field="baseline")
 
     def _judged(
         self,
@@ -209,22 +214,6 @@ def token_policy(logps: np.ndarray, values: np.ndarray, alpha: float) -> np.ndar
     """pi*(z | s) over the candidates: log pi and TQ [k] in, probabilities [k] out."""
     found: np.ndarray = scipy.special.softmax(logps + values / alpha)
     return found
-
-
-def _roller(baseline: LanguageModel | str | None, lm: LanguageModel) -> LanguageModel:
-    """The model that looks ahead.
-
-    Raises: UserError where it reads other tokens than the policy.
-    """
-    if baseline is None:
-        return lm
-    model = opened_model(baseline)
-    if model.tokenizer.get_vocab() != lm.tokenizer.get_vocab():
-        raise UserError(
-            f"baseline {model.name}: has another vocabulary than {lm.name}; "
-            "give one with the same tokenizer"
-        )
-    return model
 
 
 def _mean(parts: Sequence[Mapping[str, float]], name: str) -> float:
