@@ -3,7 +3,10 @@
 DeAL and Transfer Q*: every step has k candidates, each looked ahead greedily. The straightforward
 side does what the authors' published code does: one pass over the text for the candidates, then
 `generate` of transformers (with its cache) for the k texts, each read from its beginning. The same
-random model, float32, same threads, no early end; equal texts are asserted.
+random model, float32, same threads, no early end; equal texts are asserted. A single prompt, and
+several at once: the published code takes them one after the other, ours run together.
+
+`sample`: plain greedy decoding against transformers' `generate`, one prompt and a batch.
 
     python benchmarks/decoding.py --json
 """
@@ -28,6 +31,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prefix", type=int, default=256, help="tokens of the prompt")
     parser.add_argument("--tokens", type=int, default=12)
+    parser.add_argument("--prompts", type=int, default=8, help="prompts that run together")
+    parser.add_argument("--greedy-tokens", type=int, default=64, help="of plain decoding")
     parser.add_argument("--top-k", type=int, default=5)
     parser.add_argument("--lookahead", type=int, default=16)
     parser.add_argument("--vocab-size", type=int, default=8192)
@@ -41,33 +46,43 @@ def main() -> None:
     rows, source = pairs(arguments.data, 200)
     tokenizer = make_tokenizer([row["prompt"] + row["chosen"] for row in rows])
     tokenizer.eos_token = None  # no text ends before its length
-    prompt = prompt_of(tokenizer, rows, arguments.prefix)
+    prompts = prompts_of(tokenizer, rows, arguments.prefix, max(arguments.prompts, 16))
     policy, baseline = (model_of(arguments, tokenizer, seed) for seed in (0, 1))
     deal = DeAL(lam=1.0, top_k=arguments.top_k, lookahead=arguments.lookahead)
     transfer = TransferQ(
         baseline=baseline, alpha=1.0, top_k=arguments.top_k, lookahead=arguments.lookahead
     )
     table = []
+    shape = f"prefix {arguments.prefix}, {arguments.hidden} x {arguments.layers} Llama, float32"
     for name, decoder, roller in (("deal", deal, policy), ("transfer-q", transfer, baseline)):
-        compare(decoder, policy, roller, prompt, arguments, tokens=2)  # warms both sides up
-        row = compare(decoder, policy, roller, prompt, arguments, tokens=arguments.tokens)
-        what = (
-            f"{name}: {arguments.tokens} tokens, k {arguments.top_k}, lookahead "
-            f"{arguments.lookahead}, prefix {arguments.prefix}, "
-            f"{arguments.hidden} x {arguments.layers} Llama, float32"
-        )
+        compare(decoder, policy, roller, prompts[:1], arguments, tokens=2)  # warms both sides up
+        for count in (1, arguments.prompts):
+            row = compare(
+                decoder, policy, roller, prompts[:count], arguments, tokens=arguments.tokens
+            )
+            what = (
+                f"{name}: {count} prompts, {arguments.tokens} tokens, k {arguments.top_k}, "
+                f"lookahead {arguments.lookahead}, {shape}"
+            )
+            table.append({"what": what, "data": source, **row})
+    for count in (1, 16):
+        row = greedy(policy, prompts[:count], arguments.greedy_tokens)
+        what = f"sample, greedy: {count} prompts, {arguments.greedy_tokens} tokens, {shape}"
         table.append({"what": what, "data": source, **row})
     show(table, arguments.json)
 
 
-def prompt_of(tokenizer: Any, rows: list[dict[str, str]], size: int) -> str:
-    """Real text whose tokens, read again, are exactly `size`."""
+def prompts_of(tokenizer: Any, rows: list[dict[str, str]], size: int, count: int) -> list[str]:
+    """Real texts whose tokens, read again, are exactly `size`."""
     ids = tokenizer("".join(row["prompt"] for row in rows), add_special_tokens=False)["input_ids"]
+    found: list[str] = []
     for start in range(0, len(ids) - size, size):
         text: str = tokenizer.decode(ids[start : start + size])
         if len(tokenizer(text, add_special_tokens=False)["input_ids"]) == size:
-            return text
-    raise SystemExit(f"no text of {size} tokens in the data")
+            found.append(text)
+        if len(found) == count:
+            return found
+    raise SystemExit(f"no {count} texts of {size} tokens in the data")
 
 
 def model_of(arguments: Any, tokenizer: Any, seed: int) -> LanguageModel:
@@ -91,7 +106,7 @@ def compare(
     decoder: Any,
     policy: LanguageModel,
     roller: LanguageModel,
-    prompt: str,
+    prompts: list[str],
     arguments: Any,
     *,
     tokens: int,
@@ -101,12 +116,14 @@ def compare(
         lm.work.reset()
     request = Request(sampling=Sampling(max_new_tokens=tokens), rewards={"vowels": reward})
     started = time.perf_counter()
-    ((result,),) = decoder.decode(policy, [prompt], request)
+    results = decoder.decode(policy, prompts, request)
     ours = time.perf_counter() - started
     started = time.perf_counter()
-    ids, read = straightforward(policy, roller, prompt, arguments, tokens)
+    peers = [straightforward(policy, roller, prompt, arguments, tokens) for prompt in prompts]
     theirs = time.perf_counter() - started
-    assert list(result.token_ids) == ids, "the two sides do not write the same text"
+    read = sum(count for _, count in peers)
+    for (result,), (ids, _) in zip(results, peers, strict=True):
+        assert list(result.token_ids) == ids, "the two sides do not write the same text"
     models = {id(lm): lm for lm in (policy, roller)}.values()
     own = sum(lm.work.trunk_tokens for lm in models)
     return {
@@ -116,6 +133,33 @@ def compare(
         "ours_trunk_tokens": own,
         "peer_trunk_tokens": read,
         "trunk_ratio": read / own,
+    }
+
+
+@torch.no_grad()
+def greedy(policy: LanguageModel, prompts: list[str], tokens: int) -> dict[str, Any]:
+    """Greedy decoding by both; the fastest of three runs each, taken in turn."""
+    inputs = torch.tensor([policy.encoder.prompt(prompt) for prompt in prompts])
+    ours, theirs = [], []
+    for _ in range(3):
+        started = time.perf_counter()
+        found = policy.sample(prompts, max_new_tokens=tokens, temperature=0)
+        ours.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        expected = policy.model.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            do_sample=False,
+            max_new_tokens=tokens,
+            pad_token_id=0,
+        )
+        theirs.append(time.perf_counter() - started)
+        own = [list(several[0].token_ids) for several in found]
+        assert own == expected[:, inputs.shape[1] :].tolist(), "the texts differ"
+    return {
+        "ours_seconds": min(ours),
+        "peer_seconds": min(theirs),
+        "ratio": min(theirs) / min(ours),
     }
 
 

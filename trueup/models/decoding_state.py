@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 
 from trueup.models import architecture
+from trueup.models.growing_cache import GrowingCache
 from trueup.models.work import Work
 
 
@@ -28,7 +28,7 @@ class DecodingState:
         self._model = model
         self._work = work
         self._head = architecture.causal_model(model).get_output_embeddings()
-        self._cache = transformers.DynamicCache()
+        self._cache = GrowingCache()
         device = next(model.parameters()).device
         width = max(map(len, prompts))
         rows = [[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]

@@ -12,6 +12,7 @@ from torch import Tensor
 from trueup.errors import UserError
 from trueup.models import architecture
 from trueup.models.decoding_state import DecodingState
+from trueup.models.growing_cache import GrowingCache
 from trueup.models.pine_attention import (
     Context,
     context_attention,
@@ -67,7 +68,7 @@ class PineState(DecodingState):
         self._model = model
         self._work = work
         self._head = architecture.causal_model(model).get_output_embeddings()
-        self._cache = transformers.DynamicCache()  # of what follows the documents
+        self._cache = GrowingCache()  # of what follows the documents
         self._device = next(model.parameters()).device
         self._logprobs: Tensor | None = None
         self._contexts: dict[int, Context] = {}  # by layer

@@ -11,6 +11,7 @@ from torch import Tensor
 from trueup.models import architecture
 from trueup.models.decoding_state import DecodingState
 from trueup.models.encoding import Prompt
+from trueup.models.growing_cache import GrowingCache
 from trueup.models.language_model import LanguageModel
 from trueup.models.prefix_tree import common_length
 from trueup.models.residual_stream import edits_of
@@ -46,13 +47,14 @@ class CachedPrefix:
         """
         return min(min(common_length(self.ids, row), len(row) - 1) for row in prompts)
 
-    def copied(self, rows: int, length: int) -> transformers.DynamicCache:
+    def copied(self, rows: int, length: int) -> GrowingCache:
         """A cache of the first `length` tokens for so many rows."""
-        return transformers.DynamicCache(
-            [
-                tuple(part[:, :, :length].expand(rows, -1, -1, -1) for part in layer)
-                for layer in self.layers
-            ]
+        return GrowingCache(
+            (
+                keys[:, :, :length].expand(rows, -1, -1, -1),
+                values[:, :, :length].expand(rows, -1, -1, -1),
+            )
+            for keys, values in self.layers
         )
 
 
