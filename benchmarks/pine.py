@@ -3,8 +3,9 @@
 The peer does what the paper's description says: for each new token and query head it gives every
 document's keys the positions of that head's order and turns the whole cache anew, from keys kept
 un-turned. Ours turns the query once per document. Same random tensors in float32, same threads;
-equal outputs are asserted on every step. Stock attention (torch's SDPA) over as many keys stands
-beside them. Two shapes: a layer of Llama-3-8B, and the method sheet's small one.
+equal outputs are asserted on every step, but for heads whose documents tie to rounding. Stock
+attention (torch's SDPA) over as many keys stands beside them. Two shapes: a layer of Llama-3-8B,
+and the method sheet's small one.
 
     python benchmarks/pine.py --json
 """
@@ -21,6 +22,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from trueup.models.pine_attention import read_context, suffix_attention
 from trueup.models.pine_grid import Grid, Rotation
+
+TIE = 1e-8  # importances nearer than this differ by rounding alone; they are near 1e-3
 
 
 def main() -> None:
@@ -63,10 +66,12 @@ def compared(
                 turned, *own, context, grid, scale, positions=position, mask=mask
             )
         with timed(seconds["peer"]):
-            peer = turned_keys(query, raw, values, grid, base)
+            peer, gaps = turned_keys(query, raw, values, grid, base)
         with timed(seconds["stock"]):
             scaled_dot_product_attention(turned, keys, values, enable_gqa=True)
-        torch.testing.assert_close(ours, peer, atol=1e-5, rtol=0)
+        is_sure = gaps > TIE  # of two documents that are equal to rounding either may come first
+        assert is_sure.float().mean() > 0.8
+        torch.testing.assert_close(ours[:, is_sure], peer[:, is_sure], atol=1e-5, rtol=0)
     best = {name: min(times) for name, times in seconds.items()}
     return {
         "what": f"one step, {arguments.documents} documents of {arguments.length} tokens, {heads} "
@@ -88,13 +93,16 @@ def make_grid(arguments: argparse.Namespace, dims: int) -> Grid:
     )
 
 
-def turned_keys(query: Tensor, raw: Tensor, values: Tensor, grid: Grid, base: Tensor) -> Tensor:
-    """The step with every key turned anew for every query head."""
+def turned_keys(
+    query: Tensor, raw: Tensor, values: Tensor, grid: Grid, base: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The step with every key turned anew for every query head; how near its documents come."""
     heads, key_heads, scale = query.shape[1], raw.shape[1], query.shape[-1] ** -0.5
     documents = raw[0, :, grid.prefix_width : grid.context_width]  # [N, n L, d]
     grouped = query[0, :, 0].unflatten(0, (key_heads, -1))  # [N, G, d]
     shares = torch.softmax((grouped @ documents.mT).flatten(0, 1) * scale, dim=-1)
-    order = shares.unflatten(1, (grid.n_docs, -1)).mean(-1).argsort(descending=True, stable=True)
+    importance = shares.unflatten(1, (grid.n_docs, -1)).mean(-1)  # [H, n]
+    order = importance.argsort(descending=True, stable=True)
     ranks = order.argsort()  # [H, n]
     positions = base.expand(heads, -1).clone()  # [H, T]
     moved = positions[:, grid.prefix_width : grid.context_width]
@@ -103,7 +111,8 @@ def turned_keys(query: Tensor, raw: Tensor, values: Tensor, grid: Grid, base: Te
     keys = grid.rotation.turned(repeated, positions)[None]
     turned = grid.rotation.turned(query, base[-1:])
     repeated_values = values.repeat_interleave(heads // key_heads, dim=1)
-    return scaled_dot_product_attention(turned, keys, repeated_values)
+    gaps = importance.sort(dim=-1).values.diff(dim=-1).amin(dim=-1)
+    return scaled_dot_product_attention(turned, keys, repeated_values), gaps
 
 
 @contextmanager

@@ -197,6 +197,8 @@ def drawn(table: Sequence[Mapping[str, Any]], path: Path) -> None:
             cost, value, error, fmt="-o", ms=4, lw=1.3, elinewidth=0.7, color=colour, label=name
         )
     axis.set_xscale("log")
+    axis.set_xticks([2, 5, 10, 20, 50, 100], ["2", "5", "10", "20", "50", "100"])
+    axis.minorticks_off()
     axis.set_xlabel("tokens through a model for each token written")
     axis.set_ylabel("mean reward")
     axis.grid(alpha=0.25, lw=0.5)
