@@ -48,7 +48,8 @@ Rewards = Annotated[
         "--reward",
         metavar="NAME",
         help="What to aim at: words, lexicon:FILE, keywords:A,B, max-words:N, regex:PATTERN, "
-        "FILE.py:FUNCTION or a classifier; repeatable, as NAME=... if the decoder weighs them.",
+        "FILE.py:FUNCTION, a classifier, or URL#MODEL, a judge that grades; repeatable, as "
+        "NAME=... if the decoder weighs them.",
     ),
 ]
 Heads = Annotated[

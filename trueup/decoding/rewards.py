@@ -9,6 +9,7 @@ import numpy as np
 
 from trueup.data.messages import Prompt
 from trueup.decoding.constraints import read_constraint
+from trueup.decoding.judge_reward import read_judge
 from trueup.errors import UserError
 from trueup.models.language_model import LanguageModel
 from trueup.models.loading import load
@@ -136,7 +137,10 @@ def rewards_by_name(given: RewardsGiven) -> dict[str, Reward]:
 
 
 def opened_reward(reward: Reward | str) -> Reward:
-    """The reward itself, or what its source says: a constraint, else as `load_reward` has it."""
+    """The reward itself, or what its source says.
+
+    URL#NAME is a chat model that grades; else it is a constraint, or what `load_reward` takes.
+    """
     return _loaded_reward(reward) if isinstance(reward, str) else reward
 
 
@@ -175,7 +179,7 @@ def _named(given: str | Reward) -> tuple[str, Reward]:
 
 @functools.lru_cache(maxsize=8)
 def _loaded_reward(source: str) -> Reward:
-    return read_constraint(source) or load_reward(source)
+    return read_judge(source) or read_constraint(source) or load_reward(source)
 
 
 @functools.lru_cache(maxsize=2)

@@ -29,6 +29,7 @@ class ReportInput:
             steps is the table of training steps, evaluations that of evaluations on held-out rows;
             moved holds id, group, text, before, after, change, in any order; driving are rows of
             audit, metric, id, group, text, score, change: the items behind each audit's number;
+            pictures are those that audits have of their own, as `audit_pictures` gives them;
             calibration are curves of planted against measured leans, each with a section;
             completions are what a run of `generate` wrote, with the traces of its searches;
             notes are what a reader must know beside the numbers;
@@ -50,6 +51,7 @@ class ReportInput:
     evaluations: "pd.DataFrame | None" = None
     moved: "pd.DataFrame | None" = None
     driving: Sequence[Row] = ()
+    pictures: Sequence[Row] = ()
     calibration: "Sequence[Calibration]" = ()
     completions: "Completions | None" = None
     notes: Sequence[str] = ()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trueup.calibration.known import warnings_of
+from trueup.report.audit_pictures import audit_pictures
 from trueup.report.calibration import calibration_facts, calibration_sentences
 from trueup.report.content import ReportInput, Row
 from trueup.report.generation import (
@@ -54,6 +55,7 @@ def report_run(run_folder: str | Path) -> Path:
         estimates=[row | {"ideal": None} for row in estimates] if is_training else estimates,
         explanations={**_explanations(estimates), **run.info.get("readings", {})},
         driving=run.info.get("driving", ()),
+        pictures=audit_pictures(run) if run.info["verb"] == "audit" else (),
         comparison=run.comparison(),
         guards=[*run.info.get("guards", ()), *_displacement_guards(estimates)],
         notes=[*run.info.get("notes", ()), *_calibrated(estimates)],

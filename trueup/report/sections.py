@@ -94,6 +94,7 @@ def sections(report: ReportInput) -> dict[str, Any]:
         "moved": _moved(report.moved),
         "n_probes": 0 if report.moved is None else len(report.moved),
         "driving": _driving(report.driving),
+        "audit_pictures": report.pictures,
         "calibration": [calibration_section(curve) for curve in report.calibration],
         "rules": calibration_rules(report.calibration),
         "completions": generation_section(report.completions),
