@@ -9,9 +9,10 @@ import transformers
 
 from tests.audits.planted_models import random_bert, random_llama
 from tests.tiny_models import make_config, make_tiny, make_tokenizer
+from trueup.api.models import kind_of
 from trueup.errors import UserError
 from trueup.models import LanguageModel, load, load_masked
-from trueup.models.embedder import Embedder, is_encoder, load_embedder, vectors_of
+from trueup.models.embedder import Embedder, load_embedder, vectors_of
 
 TEXTS = ["Eve is here.", "x", "A somewhat longer text in which Eve is one of many."]
 NAME = (TEXTS[0], 0, 3)  # three bytes, three tokens
@@ -242,11 +243,10 @@ def test_unknown_pooling_is_refused(tmp_path: Path, modules, pooling, message: s
 
 
 def test_what_gives_vectors_only_is_told_from_what_writes(folders: dict[str, Path], tmp_path: Path):
-    assert is_encoder(sentence_folder(tmp_path, "Pooling", pooling_mode="mean"))
+    assert kind_of(sentence_folder(tmp_path, "Pooling", pooling_mode="mean")) == "encoder"
     (tmp_path / "modules.json").unlink()
-    assert is_encoder(tmp_path)
-    assert not any(map(is_encoder, folders.values()))
-    assert not is_encoder(tmp_path / "nowhere")
+    assert kind_of(tmp_path) == "encoder"
+    assert "encoder" not in map(kind_of, folders.values())
 
 
 def test_a_pooler_that_nobody_reads_changes_no_fingerprint(folders: dict[str, Path]):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from trueup.errors import UserError
-from trueup.models.static_vectors import StaticVectors, is_static, load_static
+from trueup.models.static_vectors import StaticVectors, load_static
 
 WORDS = ["rose", "Eve", "New_York"]
 TABLE = np.array([[1.0, 2.0], [3.0, -4.0], [0.5, 0.25]])
@@ -49,7 +49,6 @@ def test_text_files_are_read(tmp_path: Path, header: str, name: str):
     found = load_static(tmp_path / name)
     np.testing.assert_array_equal(found.table, TABLE)
     assert list(found.rows) == list(reversed(WORDS))
-    assert is_static(tmp_path / name)
 
 
 def test_a_word_with_blanks_keeps_them(tmp_path: Path):

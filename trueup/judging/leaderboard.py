@@ -1,14 +1,11 @@
 """A leaderboard from judged pairs: strengths, ranks that stay open, win rates, agreement."""
 
-import functools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import studentized_range
 
 from trueup.errors import check_between
 from trueup.judging.comparison_table import ITEM, checked, clusters_of, items_of
@@ -30,8 +27,8 @@ class Standing:
     """One model's line.
 
     Fields: strength is in nats against the mean of all models; ranks are the best and the worst
-            that the data leave open, see `open_ranks`; win_rate is over all of its pairs, ties
-            half; against_baseline holds its win rates, in percent, against the baseline, the
+            that the data leave open, see `BradleyTerry.ranks`; win_rate is over all of its pairs,
+            ties half; against_baseline holds its win rates, in percent, against the baseline, the
             length-controlled one among them.
     """
 
@@ -113,7 +110,7 @@ def leaderboard(
         list(zip(items["one"], items["other"], items["won"], strict=True)), clusters=clusters
     )
     settings = _Settings(rng, resamples, level)
-    ranks, elo = open_ranks(fit, level=level), fit.elo()
+    ranks, elo = fit.ranks(level=level), fit.elo()
     standings = [
         Standing(
             model=name,
@@ -134,31 +131,6 @@ def leaderboard(
         agreement=_agreement(items, settings),
         notes=tuple(_notes(fit, table)),
     )
-
-
-def open_ranks(fit: BradleyTerry, *, level: float = 0.95) -> dict[str, tuple[int, int]]:
-    """Best and worst rank of each model, right for all models at once with probability `level`.
-
-    best  = 1 + number of models that are surely stronger, worst = m - number surely weaker
-    sure: |b_i - b_j| > q / sqrt 2 * se(b_i - b_j), q Tukey's studentised range of m models
-    Edges:  no interval (separation): every rank is open.
-    Source: Tukey 1953, Kramer 1956. `BradleyTerry.ranks` asks instead whether two single intervals
-            overlap: of five equal models it tells some two apart in 9.5 % of data sets, of twenty
-            in 43 %.
-    """
-    m = len(fit.names)
-    variances = np.diag(fit.covariance)
-    spread = variances[:, None] + variances - 2 * fit.covariance
-    reach = _studentised_range(level, m) / math.sqrt(2) * np.sqrt(np.maximum(spread, 0.0))
-    is_above = fit.strengths[:, None] - fit.strengths > reach  # row surely stronger than column
-    best, worst = 1 + is_above.sum(axis=0), m - is_above.sum(axis=1)
-    return dict(zip(fit.names, zip(best.tolist(), worst.tolist(), strict=True), strict=True))
-
-
-@functools.cache
-def _studentised_range(level: float, m: int) -> float:
-    """How far the largest and the smallest of m equal numbers lie apart, in their deviations."""
-    return float(studentized_range.ppf(level, m, math.inf))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from trueup.models.loading import DTYPES, pick_device, read_tokenizer, read_weig
 from trueup.models.masked_language_model import Sentence
 from trueup.models.sentence_pooling import (
     OwnPooling,
-    is_sentence_encoder,
     own_pooling,
     transformer_folder,
 )
@@ -94,19 +93,6 @@ def load_embedder(
         tokenizer,
         name=str(path_or_id),
         own=own_pooling(path_or_id),
-    )
-
-
-def is_encoder(path_or_id: str | Path) -> bool:
-    """Whether what lies there gives vectors and no words: neither a causal nor a masked model."""
-    if is_sentence_encoder(path_or_id):
-        return True
-    if not (Path(path_or_id) / "config.json").is_file():
-        return False
-    config = transformers.AutoConfig.from_pretrained(path_or_id)
-    names: list[str] = config.architectures or []
-    return bool(names) and not any(
-        name.endswith(("ForCausalLM", "ForMaskedLM", "LMHeadModel")) for name in names
     )
 
 

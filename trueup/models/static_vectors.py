@@ -13,7 +13,6 @@ from trueup.files import content_hash
 from trueup.models.embedder import Array, Place, Pooling
 from trueup.models.work import Work
 
-SUFFIXES = (".txt", ".vec", ".npz")
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 
 
@@ -79,11 +78,6 @@ class StaticVectors:
     def _row(self, word: str) -> int | None:
         """The word's row, or its lower case's."""
         return self.rows.get(word, self.rows.get(word.lower()))
-
-
-def is_static(path_or_id: str | Path) -> bool:
-    """Whether the path names a file of static vectors."""
-    return Path(path_or_id).suffix.lower() in SUFFIXES and Path(path_or_id).is_file()
 
 
 def load_static(path: str | Path) -> StaticVectors:

@@ -1,5 +1,6 @@
 """Many models from pairwise votes: Bradley-Terry strengths with intervals that hold in practice."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
+from scipy.stats import studentized_range
 
 from trueup.stats.estimate import Array, Estimate, normal_quantile
 
@@ -55,13 +57,21 @@ class BradleyTerry:
         return self._estimate(self._contrast(first, second), "difference", place, level)
 
     def ranks(self, *, level: float = 0.95) -> dict[str, tuple[int, int]]:
-        """Best and worst rank of each model that the intervals leave open; 1 is the strongest."""
-        half = normal_quantile(level) * np.sqrt(np.diag(self.covariance))
-        low, high = self.strengths - half, self.strengths + half
-        best = 1 + (low[None, :] > high[:, None]).sum(axis=1)
-        worst = len(self.names) - (high[None, :] < low[:, None]).sum(axis=1)
-        pairs = zip(best.tolist(), worst.tolist(), strict=True)
-        return dict(zip(self.names, pairs, strict=True))
+        """Best and worst rank of each model, right for all models at once; 1 is the strongest.
+
+        best  = 1 + number of models that are surely stronger, worst = m - number surely weaker
+        sure: |b_i - b_j| > q / sqrt 2 * se(b_i - b_j), q Tukey's studentised range of m models
+        Edges:  no interval (separation): every rank is open.
+        Source: Tukey 1953, Kramer 1956. Whether two single intervals overlap is another question:
+                of five equal models that rule tells some two apart in 9.5 % of data sets.
+        """
+        m = len(self.names)
+        variances = np.diag(self.covariance)
+        spread = variances[:, None] + variances - 2 * self.covariance
+        reach = _studentised_range(level, m) / math.sqrt(2) * np.sqrt(np.maximum(spread, 0.0))
+        is_above = self.strengths[:, None] - self.strengths > reach  # row surely above column
+        best, worst = 1 + is_above.sum(axis=0), m - is_above.sum(axis=1)
+        return dict(zip(self.names, zip(best.tolist(), worst.tolist(), strict=True), strict=True))
 
     def _contrast(self, first: str, second: str | None = None) -> Array:
         """The row that picks one strength, or one minus another."""
@@ -86,6 +96,12 @@ class BradleyTerry:
             n=self.n,
             method="Bradley-Terry, sandwich",
         )
+
+
+@functools.cache
+def _studentised_range(level: float, m: int) -> float:
+    """How far the largest and the smallest of m equal numbers lie apart, in their deviations."""
+    return float(studentized_range.ppf(level, m, math.inf))
 
 
 def bradley_terry(

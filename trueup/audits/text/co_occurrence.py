@@ -13,7 +13,13 @@ from trueup.audits.estimates import clusters_of
 from trueup.audits.protocol import Metric
 from trueup.audits.text.chance import DRAWS, around, by_chance
 from trueup.audits.text.text_audit import TextAudit
-from trueup.audits.text.words import PersonWords, Vocabulary, neutral_words, person_words
+from trueup.audits.text.words import (
+    PersonWords,
+    Vocabulary,
+    neutral_beside,
+    neutral_words,
+    person_words,
+)
 from trueup.errors import UserError, check_at_least, check_between, check_choice
 from trueup.stats import Estimate, Labels
 from trueup.stats.estimate import Array
@@ -73,8 +79,7 @@ class CoOccurrence(TextAudit):
     @property
     def _words(self) -> tuple[str, ...]:
         """The neutral words that name no person."""
-        persons = self._persons.group_of
-        return tuple(word for word in neutral_words(self.words) if word not in persons)
+        return neutral_beside(self.words, self._persons)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

@@ -102,6 +102,11 @@ def neutral_words(source: str) -> tuple[str, ...]:
     return _neutral_in(_existing(source, "words", builtin), _stamp(source))
 
 
+def neutral_beside(source: str, persons: PersonWords) -> tuple[str, ...]:
+    """The neutral words of `neutral_words` that name no person."""
+    return tuple(word for word in neutral_words(source) if word not in persons.group_of)
+
+
 def listed_words(path: Path) -> list[str]:
     """The words of a .txt file, one a line, or of a table's column "word", each once.
 
