@@ -25,8 +25,8 @@ KEYWORDS = {
     ],
     "compare": ["before", "after", "out", "smallest"],
     "generate": [
-        "model", "prompts", "out", "decoder", "n", "max_new_tokens", "temperature", "top_k",
-        "top_p", "stop", "seed", "resume", "device", "dtype", "heads", "progress",
+        "model", "prompts", "out", "decoder", "reward", "n", "max_new_tokens", "temperature",
+        "top_k", "top_p", "stop", "seed", "resume", "device", "dtype", "heads", "progress",
     ],
     "select": [
         "pool", "selector", "model", "keep", "out", "resume", "device", "dtype", "progress",

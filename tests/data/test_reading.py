@@ -187,6 +187,7 @@ def test_contracts_are_the_ecosystems_columns() -> None:
         "questions": ("question", "answers"),
         "demonstrations": ("demonstrations", "query", "target"),
         "prompts": ("prompt",),
+        "documents": ("docs", "suffix"),
         "messages": ("messages",),
     }
 

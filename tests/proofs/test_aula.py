@@ -112,7 +112,7 @@ def test_log_probabilities_are_those_without_attentions(config: type):
     model = made(config)
     plain = model.masked_logps(rows_of(LINES))
     for (logps, _), expected in zip(model.attended_logps(rows_of(LINES)), plain, strict=True):
-        np.testing.assert_allclose(logps, expected, atol=1e-5)
+        np.testing.assert_allclose(logps, expected, rtol=1e-5, atol=1e-5)  # float32
 
 
 def test_the_attention_kernel_is_as_before():

@@ -139,11 +139,15 @@ def trained_heads() -> Tensor:
 
 def test_heads_and_mixes_reach_their_closed_forms() -> None:
     heads = trained_heads()
-    assert is_close(heads[0].exp(), 0.8458966348, 0.0858597455, 0.0210573568, 0.0471862629)
-    assert is_close(heads[1].exp(), 0.0677335198, 0.2060047253, 0.6802320560, 0.0460296990)
+    first = 0.8458966348, 0.0858597455, 0.0210573568, 0.0471862629
+    second = 0.0677335198, 0.2060047253, 0.6802320560, 0.0460296990
+    near = 1e-7  # where training ends hangs on the machine's rounding
+    assert is_close(heads[0].exp(), *first, tolerance=near)
+    assert is_close(heads[1].exp(), *second, tolerance=near)
     half = mix_heads(heads, row(0.5, 0.5))
-    assert is_close(half, 0.4443824558, 0.2469049652, 0.2221912279, 0.0865213511)
-    assert torch.allclose(half.log(), tilted(REF, REWARDS.mean(0), 0.5), atol=1e-8)
+    mixed = 0.4443824558, 0.2469049652, 0.2221912279, 0.0865213511
+    assert is_close(half, *mixed, tolerance=near)
+    assert torch.allclose(half.log(), tilted(REF, REWARDS.mean(0), 0.5), atol=1e-6)
     arithmetic = heads.exp().mean(0)  # the control: a mixture of probabilities is no optimum
     assert not torch.allclose(arithmetic, half, atol=0.01)
 

@@ -170,7 +170,7 @@ def test_a_client_that_goes_frees_its_rows(lm64: LanguageModel):
     with served(local_service(lm64, name="tiny", limits=limits)) as base:
         connection, first = open_stream(base, n=4, max_tokens=240)
         assert b"200 OK" in first
-        assert metric(base, "trueup_running_rows") == 4
+        assert 1 <= metric(base, "trueup_running_rows") <= 4  # a row may have ended by itself
         connection.close()
         assert until(lambda: metric(base, "trueup_running_rows") == 0)
         written = metric(base, "trueup_completion_tokens_total")

@@ -117,9 +117,10 @@ def run(model: Path, out: Path, name: str, **changes: Any) -> TrainingResult:
     fields, rows = given.pop("fields"), given.pop("rows")
     settings = given.pop("settings", {})
     for role, seed in zip(("teacher", "ref_teacher"), given.pop("teachers", ()), strict=False):
-        given[role] = load(out.parents[1] / f"teacher-{seed}", device="cpu")
+        folder = out.parents[1] / f"teacher-{seed}"
+        given[role] = load(folder, device="cpu", dtype="float64")
     config = TrainingConfig(**{**vars(CONFIG), **settings})
-    lm = load(model, device="cpu")
+    lm = load(model, device="cpu", dtype="float64")  # so that rounding is no difference
     return train(lm, objective(name, fields), rows, config=config, out=out, **given)
 
 

@@ -73,9 +73,9 @@ def test_two_processes_train_as_one(name: str, outs: dict[str, Path]) -> None:
         assert list(found) == list(expected)
         expected.pop("tokens", None)  # equal prompts share a row only within a process
         for column, values in expected.items():
-            assert found[column] == pytest.approx(values, rel=1e-4, abs=1e-4, nan_ok=True), column
+            assert found[column] == pytest.approx(values, rel=1e-5, abs=1e-5, nan_ok=True), column
     assert two["guards"] == pytest.approx(one["guards"], abs=1e-5)
-    assert np.abs(np.subtract(two["weights"], one["weights"])).max() < 1e-4
+    assert np.abs(np.subtract(two["weights"], one["weights"])).max() < 1e-5
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ def guide_table() -> "RenderableType":
     parts: list[RenderableType] = []
     for columns, several in groupby(guides(), key=lambda guide: guide.columns):
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
-        for width in (14, 15, 45):
+        for width in (18, 15, 41):
             table.add_column(width=width, overflow="fold")
         for guide in several:
             use = guide.summary.partition(": ")[2] or guide.summary
