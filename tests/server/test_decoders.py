@@ -18,13 +18,16 @@ from trueup.decoding.deal import DeAL
 from trueup.decoding.protocol import DecoderNeeds, Request
 from trueup.decoding.rewards import rewards_by_name
 from trueup.decoding.urial import Urial
+from trueup.errors import UserError
+from trueup.models.endpoint import connect
 from trueup.models.language_model import LanguageModel
 from trueup.models.reward import words
 from trueup.models.sampling import Sampling
 from trueup.models.writer import Writer
 from trueup.server.batching import ContinuousBatch
 from trueup.server.searching import SearchBatches
-from trueup.server.service import local_service
+from trueup.server.service import local_service, upstream_service
+from trueup.server.upstream import Upstream
 
 TURNS = [{"role": "user", "content": "Why?"}]
 
@@ -157,3 +160,34 @@ def test_rewards_of_a_file_reach_the_server(lm64: LanguageModel, tmp_path: Path)
         reply = client(base).completions.create(model="tiny", prompt="Why?", max_tokens=6, seed=1)
     pool = lm64.sample(["Why?"], n=4, max_new_tokens=6, seed=1)[0]
     assert len(reply.choices[0].text) == min(len(one.text) for one in pool)
+
+
+def test_urial_has_the_server_above_go_on_with_its_text(lm64: LanguageModel):
+    """A base model behind a server answers as it does here, and is not asked as in a chat."""
+    chain = compose(Urial(prefix="Be brief. "))
+    sampling = Sampling(max_new_tokens=8, seed=4)
+    [[expected]] = chain.decode(lm64, [TURNS], Request(sampling=sampling))
+    with served(local_service(lm64, name="tiny")) as base:
+        above = Upstream.at(base, "tiny", api_key_env="", timeout=20)
+        with served(upstream_service(above, search=chain)) as front:
+            reply = client(front).chat.completions.create(
+                model="tiny", messages=TURNS, max_tokens=8, seed=4
+            )
+        endpoint = connect(base, "tiny", api_key_env="", cache=False)
+        [[again]] = chain.decode(chain.writer(endpoint), [TURNS], Request(sampling=sampling))
+        [[asked]] = chain.decode(endpoint, [TURNS], Request(sampling=sampling))
+    assert reply.choices[0].message.content == expected.text == again.text
+    assert asked.text != expected.text  # the control: the text as a turn of a chat
+
+
+def test_a_text_endpoint_takes_texts_only(lm64: LanguageModel):
+    with served(local_service(lm64, name="tiny")) as base:
+        endpoint = connect(base, "tiny", api_key_env="", cache=False)
+        found = endpoint.complete(["a", "b"], n=2, max_tokens=4, temperature=0)
+        with pytest.raises(UserError, match="prompt 1: must be some text"):
+            endpoint.completing().sample([TURNS])
+    expected = lm64.sample(["a", "b"], n=2, max_new_tokens=4, temperature=0)
+    assert [[one.text for one in several] for several in found] == [
+        [one.text for one in several] for several in expected
+    ]
+    assert endpoint.completing().fingerprint != endpoint.fingerprint

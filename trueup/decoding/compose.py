@@ -26,7 +26,7 @@ from trueup.files import content_hash
 from trueup.models.language_model import LanguageModel
 from trueup.models.prefix_cache import PrefixedModel
 from trueup.models.reward import reward_identity
-from trueup.models.writer import Writer
+from trueup.models.writer import Completing, Writer
 
 ROLES = {"prompt": "prompt steps", "edit": "edits", "search": "one search"}
 
@@ -137,9 +137,17 @@ class Chain:
             yield
 
     def writer(self, lm: Writer) -> Writer:
-        """The model to decode with, which reads a beginning that all prompts share only once."""
+        """The model to decode with.
+
+        Where a step lays out the whole prompt, a model here reads the beginning that all prompts
+        share only once, and one behind a server goes on with the text, in place of being asked it.
+        """
         words = _words_of(self.steps[-1]) if self.steps else ""
-        return PrefixedModel(lm, words) if words and isinstance(lm, LanguageModel) else lm
+        if not words:
+            return lm
+        if isinstance(lm, LanguageModel):
+            return PrefixedModel(lm, words)
+        return lm.completing() if isinstance(lm, Completing) else lm
 
     def decode(
         self, lm: Writer, prompts: Sequence[Prompt], request: Request

@@ -15,7 +15,7 @@ from trueup.errors import UserError, check_between, check_choice
 from trueup.files import content_hash
 from trueup.models.language_model import LanguageModel
 from trueup.models.prefix_cache import PrefixedModel
-from trueup.models.writer import Writer
+from trueup.models.writer import Completing, Writer
 
 Template = Literal["v4-help", "v4", "v1"]
 OnMarks = Literal["escape", "reject"]
@@ -91,10 +91,14 @@ class Urial:
     def wrapped(self, writer: Writer) -> "UrialChat":
         """The model as an assistant: prepared, stopped, finished, the prefix read once.
 
+        One behind a server goes on with the text, by the protocol's /completions.
+
         An edit that changes activations must be applied before, as `PrefixedModel` says.
         """
         if isinstance(writer, LanguageModel):
             writer = PrefixedModel(writer, self.words)
+        elif isinstance(writer, Completing):
+            writer = writer.completing()
         return UrialChat(writer, self)
 
 

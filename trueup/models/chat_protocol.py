@@ -95,16 +95,17 @@ class ChatSettings:
             raise UserError(f"extra must not set {taken[0]!r}; it is an argument of its own")
 
     def body(
-        self, model: str, messages: list[dict[str, str]], *, first: int, n: int, limit_field: str
+        self, model: str, asked: list[dict[str, str]] | str, *, first: int, n: int, limit_field: str
     ) -> dict[str, Any]:
         """The request for samples `first` to `first + n - 1`; defaults are left out.
 
-        Fields: limit_field is the server's name for max_tokens.
+        Fields: asked are messages, or a text that is to be gone on with; limit_field is the
+                server's name for max_tokens.
         """
         body: dict[str, Any] = {
             **self.extra,
             "model": model,
-            "messages": messages,
+            "prompt" if isinstance(asked, str) else "messages": asked,
             limit_field: self.max_tokens,
             "temperature": self.temperature,
         }
@@ -130,6 +131,7 @@ class ChatSettings:
 _OWN_FIELDS = (
     "model",
     "messages",
+    "prompt",
     "max_tokens",
     "max_completion_tokens",
     "temperature",
@@ -167,7 +169,7 @@ def read_reply(reply: Any, settings: ChatSettings) -> tuple[list[Answer], Usage]
 
 
 def _answer(choice: Mapping[str, Any], settings: ChatSettings, shared: Answer) -> Answer:
-    message = choice["message"]
+    message = {"content": choice["text"]} if "text" in choice else choice["message"]
     content, refusal = message.get("content"), message.get("refusal")
     text = _text(content if content is not None or not refusal else refusal)
     reason = "refusal" if content is None and refusal else _reason(choice, settings)

@@ -209,7 +209,6 @@ class Endpoint:
         Raises: UserError where the server refuses; BudgetSpent at max_calls or max_cost;
                 TrueupError where it gives no answer after all attempts.
         """
-        check_at_least(1, n=n)
         settings = ChatSettings(
             max_tokens=max_tokens,
             temperature=temperature,
@@ -223,6 +222,43 @@ class Endpoint:
             _Question(self._messages(number, prompt), settings)
             for number, prompt in enumerate(prompts, start=1)
         ]
+        return self._answered(asked, n)
+
+    def complete(
+        self,
+        prompts: Sequence[str],
+        *,
+        n: int = 1,
+        max_tokens: int = 64,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        stop: Sequence[str] = (),
+        seed: int | None = 0,
+    ) -> list[list[Answer]]:
+        """Have texts gone on with, as they are: no turns, no template; else as `chat`.
+
+        Raises: UserError also for a prompt that is no text.
+        """
+        settings = ChatSettings(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            seed=seed,
+            extra=self.extra,
+        )
+        for number, prompt in enumerate(prompts, start=1):
+            if not isinstance(prompt, str) or not prompt:
+                raise UserError(f"prompt {number}: must be some text, got {prompt!r:.60}")
+        return self._answered([_Question(prompt, settings) for prompt in prompts], n)
+
+    def completing(self) -> "TextEndpoint":
+        """The same server as a writer that goes on with texts, in place of answering turns."""
+        return TextEndpoint(self)
+
+    def _answered(self, asked: "Sequence[_Question]", n: int) -> list[list[Answer]]:
+        """The answers of every question, from the cache or the server."""
+        check_at_least(1, n=n)
         questions = {question.key: question for question in asked}
         found = self._cached(questions.values(), n)
         self._budget.served_from_cache(len(found))
@@ -361,7 +397,7 @@ class Endpoint:
             count = len(indices) if dialect.has_n else 1
             body = question.settings.body(
                 self.model,
-                question.messages,
+                question.asked,
                 first=indices[0],
                 n=count,
                 limit_field=dialect.limit_field,
@@ -369,7 +405,7 @@ class Endpoint:
             try:
                 with self._budget.reserved(_most(question, count)):
                     reply = self._client.post(
-                        "/chat/completions", body, before=self._budget.call, stop=stop
+                        question.path, body, before=self._budget.call, stop=stop
                     )
                     if not isinstance(reply, Failure):
                         return self._answers(reply, question.settings)
@@ -414,13 +450,59 @@ class Endpoint:
             self._served_by = answer.served_by or self._served_by
 
 
-class _Question:
-    """Messages with settings, and the hash of both."""
+class TextEndpoint:
+    """An endpoint whose prompts are texts that the model goes on with."""
 
-    def __init__(self, messages: list[Message], settings: ChatSettings) -> None:
-        self.messages = messages
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+
+    @property
+    def name(self) -> str:
+        """The model's name, as the server knows it."""
+        return self.endpoint.name
+
+    @property
+    def work(self) -> EndpointWork:
+        """What the server was asked so far, in whichever way."""
+        return self.endpoint.work
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash that is not the chat's."""
+        return content_hash(f"text {self.endpoint.fingerprint}")
+
+    def sample(
+        self,
+        prompts: Sequence[Any],
+        *,
+        n: int = 1,
+        max_new_tokens: int = 64,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+    ) -> list[list[Answer]]:
+        """`Endpoint.complete` under the words of `LanguageModel.sample`."""
+        return self.endpoint.complete(
+            prompts,
+            n=n,
+            max_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            stop=stop,
+            seed=seed,
+        )
+
+
+class _Question:
+    """Messages, or a text to go on with, their settings, and the hash of both."""
+
+    def __init__(self, asked: list[Message] | str, settings: ChatSettings) -> None:
+        self.asked = asked
         self.settings = settings
-        self.key = content_hash(canonical({"messages": messages, **settings.as_dict()}))
+        self.path = "/completions" if isinstance(asked, str) else "/chat/completions"
+        kind = "prompt" if isinstance(asked, str) else "messages"
+        self.key = content_hash(canonical({kind: asked, **settings.as_dict()}))
 
 
 @dataclass(frozen=True)
@@ -446,5 +528,7 @@ class _Dialect:
 
 def _most(question: _Question, count: int) -> Usage:
     """The most tokens that a request can use: no token is shorter than a byte."""
-    text = sum(len(canonical(turn)) + _FRAME_TOKENS for turn in question.messages)
+    asked = question.asked
+    turns = [{"content": asked}] if isinstance(asked, str) else asked
+    text = sum(len(canonical(turn)) + _FRAME_TOKENS for turn in turns)
     return Usage(math.ceil(text), count * question.settings.max_tokens)

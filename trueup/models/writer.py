@@ -1,7 +1,7 @@
 """What is asked of any model: a name, a fingerprint, counted work; and of one that writes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 class Counted(Protocol):
@@ -37,6 +37,15 @@ class Text(Protocol):
     @property
     def text(self) -> str:
         """What was written, without the prompt."""
+        ...
+
+
+@runtime_checkable
+class Completing(Protocol):
+    """A writer behind a server, which answers turns and can go on with texts as well."""
+
+    def completing(self) -> "Writer":
+        """The writer that goes on with texts."""
         ...
 
 

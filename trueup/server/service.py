@@ -194,7 +194,9 @@ def upstream_service(
     chain.check_rewards(rewards or {})
     return Service(
         name=upstream.name,
-        engine=SearchBatches(chain, upstream, limits, rewards=rewards, workers=WORKERS),
+        engine=SearchBatches(
+            chain, chain.writer(upstream), limits, rewards=rewards, workers=WORKERS
+        ),
         prompts=UpstreamPrompts(),
         fingerprint=f"{_fingerprint(chain, rewards)}-upstream",
         limits=limits,

@@ -6,9 +6,9 @@ import httpx2
 
 from trueup.errors import TrueupError, UserError
 from trueup.models.api_key import ApiKey
-from trueup.models.chat_protocol import Answer
 from trueup.models.encoding import Prompt
 from trueup.models.endpoint import Endpoint, connect
+from trueup.models.writer import Text, Writer
 from trueup.server.failures import ServerFailure
 
 WORKERS = 32  # requests that are under way at once
@@ -17,8 +17,13 @@ WORKERS = 32  # requests that are under way at once
 class Upstream:
     """An endpoint whose refusals are this server's 502: the client is not to blame for them."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, *, is_text: bool = False) -> None:
         self.endpoint = endpoint
+        self.writer: Writer = endpoint.completing() if is_text else endpoint
+
+    def completing(self) -> "Upstream":
+        """The same server as a writer that goes on with texts, in place of answering turns."""
+        return Upstream(self.endpoint, is_text=True)
 
     @classmethod
     def at(cls, url: str, model: str, *, api_key_env: str, timeout: float) -> "Upstream":
@@ -50,13 +55,13 @@ class Upstream:
         top_p: float = 1.0,
         stop: Sequence[str] = (),
         seed: int = 0,
-    ) -> list[list[Answer]]:
+    ) -> Sequence[Sequence[Text]]:
         """The endpoint's answers.
 
         Raises: ServerFailure where it gives none; its words may hold no key.
         """
         try:
-            return self.endpoint.sample(
+            return self.writer.sample(
                 prompts,
                 n=n,
                 max_new_tokens=max_new_tokens,
