@@ -404,3 +404,45 @@ def test_aliases_cannot_multiply_without_end(tmp_path: Path):
 def test_numbers_with_exponents_are_numbers(tmp_path: Path, text: str, value: object):
     (tmp_path / "r.yaml").write_text(f"x: {text}\n", "utf-8")
     assert read_yaml(tmp_path / "r.yaml").plain() == {"x": value}
+
+
+def steered(place: Path, lines: str, *, settings: str = "n: 2, max_new_tokens: 5") -> Path:
+    """The example's texts, by a decoder."""
+    text = (place / "loop.yaml").read_text("utf-8")
+    start = text.index("  - name: texts")
+    end = text.index("  - ", start + 5)
+    step = f"  - name: texts\n    generate: data/prompts.jsonl\n{lines}    set: {{{settings}}}\n"
+    (place / "steered.yaml").write_text(text[:start] + step + text[end:], "utf-8")
+    return place / "steered.yaml"
+
+
+def test_a_decoder_with_its_reward_is_run_and_is_a_part_of_what_a_step_hangs_on(place: Path):
+    lines = "    decoder: best-of-n\n    reward: max-words:2\n"
+    path = steered(place, lines, settings="candidates: 3")
+    results(path)
+    out = read_recipe(path).out / "texts" / "samples.jsonl"
+    [first, *_] = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    assert first["settings"]["decoder"] == "best-of-n"
+    assert first["settings"]["decoders"]["best-of-n"]["candidates"] == 3
+    assert first["rewards"] == {"reward": first["score"]}
+    assert "texts" in skipped(path)
+    steered(place, lines.replace("2", "9"), settings="candidates: 3")
+    assert "texts" not in skipped(path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "settings", "said"),
+    [
+        ("    decoder: dealt\n", "n: 1", "no decoder 'dealt'; did you mean 'deal'"),
+        ("    decoder: deal\n", "n: 1", "deal needs a reward, got none"),
+        ("    reward: words\n", "n: 1", "sample reads no reward, got reward"),
+        ("    decoder: deal\n    reward: words\n", "lamb: 1", "deal has no field 'lamb'"),
+        ("    decoder: deal\n    reward: max-words:x\n", "lam: 1", "max-words"),
+        ("    decoder: guide-align\n", "k: 1", "guide-align needs library, encoder"),
+    ],
+)
+def test_a_wrong_decoder_is_told_with_its_line(place: Path, lines: str, settings: str, said: str):
+    path = steered(place, lines, settings=settings)
+    found = error(path)
+    assert said in found
+    assert found.startswith(f"{path}:")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from trueup.errors import UserError, build
 if TYPE_CHECKING:
     from trueup.audits.protocol import Model
     from trueup.data import Table
+    from trueup.decoding.compose import Chain
     from trueup.decoding.protocol import Decoder
     from trueup.decoding.rewards import RewardsGiven
     from trueup.models.sampling import Sampling
@@ -131,14 +132,19 @@ def generate(
     return Generation(model=writer.name, rows=rows, settings=job.settings(), folder=folder)
 
 
-def sampling_of(settings: Mapping[str, Any]) -> "Sampling":
-    """The sampling's settings, texts read as the fields' types.
+def chosen_decoding(decoder: str, settings: Mapping[str, Any]) -> "tuple[Chain, Sampling]":
+    """The chain and the sampling that settings of both name; texts are read as the fields' types.
 
+    A name that both have is the sampling's; the decoder's is PART.FIELD.
     Raises: UserError for an unknown one, or one that leaves its range.
     """
+    from trueup.decoding.compose import compose
     from trueup.models.sampling import Sampling
 
-    return build("sample", Sampling, settings)
+    own = {field.name for field in fields(Sampling)}
+    drawn = {name: value for name, value in settings.items() if name in own}
+    sought = {name: value for name, value in settings.items() if name not in own}
+    return compose(decoder, sought), build("sample", Sampling, drawn)
 
 
 def _table(prompts: Any, contract: str) -> "Table":

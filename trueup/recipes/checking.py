@@ -19,7 +19,7 @@ KEYS: dict[Verb, tuple[str, ...]] = {
     "audit": ("name", "audit", "model", "data", "set", "seed"),
     "align": ("name", "align", "model", "data", "eval_data", *MODELS, *JUDGES, "set", "seed"),
     "compare": ("name", "compare"),
-    "generate": ("name", "generate", "model", "set", "seed"),
+    "generate": ("name", "generate", "model", "decoder", "reward", "set", "seed"),
     "report": ("name", "report"),
 }
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
@@ -156,6 +156,20 @@ class _Checker:
             "seed": seed,
         }
 
+    def _aim(self, value: Located) -> Source:
+        """What a decoder aims at: a constraint, or what `_judge` takes."""
+        from trueup.decoding.constraints import read_constraint
+
+        text = _text(value, "reward")
+        is_constraint = False
+
+        def read() -> None:
+            nonlocal is_constraint
+            is_constraint = read_constraint(text) is not None
+
+        _checked(value, read)
+        return Source("", before=text) if is_constraint else self._judge(value, "reward")
+
     def _judge(self, value: Located, key: str) -> Source:
         """A reward or ranker as the command line takes it, paths relative to the recipe."""
         from trueup.models.reward import load_reward
@@ -185,12 +199,25 @@ class _Checker:
 
     def _generate(self, item: Located, parts: Mapping[str, Located]) -> dict[str, Any]:
         """What a generate step holds."""
-        from trueup.api.generating import sampling_of
+        from trueup.api.generating import chosen_decoding
+        from trueup.decoding import decoder_class
 
+        decoder = _text(parts["decoder"], "decoder") if "decoder" in parts else "sample"
+        for name in decoder.split("+"):
+            _checked(parts.get("decoder", item), lambda name=name: decoder_class(name))  # type: ignore[misc]
+        settings = _settings(
+            parts, lambda given: chosen_decoding(decoder, given), alone=decoder == "sample"
+        )
+        _checked(parts.get("decoder", item), lambda: chosen_decoding(decoder, settings))
+        chain = chosen_decoding(decoder, settings)[0]
+        helpers = {"reward": self._aim(parts["reward"])} if "reward" in parts else {}
+        _checked(parts.get("reward", item), lambda: chain.check_rewards(helpers))
         return {
+            "methods": (decoder,),
             "model": self._own_model(item, parts),
-            "data": {"prompts": self._table(parts["generate"], "prompts")},
-            "settings": _settings(parts, sampling_of),
+            "helpers": helpers,
+            "data": {"prompts": self._table(parts["generate"], chain.reads)},
+            "settings": settings,
             "seed": _seed(parts["seed"]) if "seed" in parts else self.seed,
         }
 
@@ -300,16 +327,19 @@ def _check_needs(item: Located, objective: "Objective", given: Mapping[str, Any]
 
 
 def _settings(
-    parts: Mapping[str, Located], build: Callable[[Mapping[str, Any]], object]
+    parts: Mapping[str, Located],
+    build: Callable[[Mapping[str, Any]], object],
+    *,
+    alone: bool = True,
 ) -> dict[str, Any]:
-    """The settings under `set`, each tried alone and then all together."""
+    """The settings under `set`, each tried alone, where that can be, and then all together."""
     if "set" not in parts:
         return {}
     value = parts["set"]
     if not isinstance(value.value, dict):
         raise value.error(f"'set' must be a mapping, got {_shown(value)}")
     given = {name: _as_words(part.plain()) for name, part in value.value.items()}
-    for name, part in value.value.items():
+    for name, part in value.value.items() if alone else ():
         _checked(part, lambda name=name: build({name: given[name]}))  # type: ignore[misc]
     _checked(value, lambda: build(given))
     return given

@@ -218,10 +218,12 @@ def _run(
             **common,
             **step.settings,
         )
-    from trueup.api.generating import generate, sampling_of
+    from trueup.api.generating import chosen_decoding, generate
 
-    settings = asdict(sampling_of(step.settings)) | common
-    return generate(model, data["prompts"], **settings)
+    chain, sampling = chosen_decoding(step.methods[0], step.settings)
+    reward = {name: source.words for name, source in step.helpers.items()}
+    settings = asdict(sampling) | common
+    return generate(model, data["prompts"], decoder=chain, reward=reward, **settings)
 
 
 def _page(step: Step, journal: Journal) -> Path:
