@@ -246,13 +246,16 @@ def _parts(chain: Decoder | Sequence[Decoder]) -> Sequence[Decoder]:
     return list(chain) if isinstance(chain, Sequence) else [chain]
 
 
-def _changed(parts: Sequence[Decoder], settings: Mapping[str, Any]) -> Iterator[Decoder]:
+def _changed(parts: Sequence[Decoder], settings: Mapping[str, Any]) -> Sequence[Decoder]:
     """The instances with some of their fields changed."""
+    if not settings:
+        return parts
     known = {part.name: _fields(type(part)) for part in parts}
-    dealt = _dealt(settings, known) if settings else {name: {} for name in known}
-    for part in parts:
-        own = {name: getattr(part, name) for name in known[part.name]} if settings else {}
-        yield build(part.name, type(part), own | dealt[part.name]) if settings else part
+    dealt = _dealt(settings, known)
+    return [
+        build(part.name, type(part), {n: getattr(part, n) for n in known[part.name]} | own)
+        for part, own in zip(parts, dealt.values(), strict=True)
+    ]
 
 
 def _dealt(

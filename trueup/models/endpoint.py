@@ -24,6 +24,7 @@ from trueup.models.chat_budget import Budget, BudgetSpent, EndpointWork
 from trueup.models.chat_client import ChatClient, Failure
 from trueup.models.chat_protocol import Answer, ChatSettings, Usage, read_reply
 from trueup.models.encoding import Prompt
+from trueup.models.text_endpoint import TextEndpoint
 
 # Part of every cache key: raise it when the same call would ask or read something else than before.
 _PROTOCOL_VERSION = 1
@@ -213,7 +214,7 @@ class Endpoint:
             max_tokens=max_tokens,
             temperature=temperature,
             top_p=top_p,
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            stop=_stops(stop),
             seed=seed,
             top_logprobs=top_logprobs if logprobs or top_logprobs else None,
             extra=self.extra,
@@ -243,7 +244,7 @@ class Endpoint:
             max_tokens=max_tokens,
             temperature=temperature,
             top_p=top_p,
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            stop=_stops(stop),
             seed=seed,
             extra=self.extra,
         )
@@ -252,7 +253,7 @@ class Endpoint:
                 raise UserError(f"prompt {number}: must be some text, got {prompt!r:.60}")
         return self._answered([_Question(prompt, settings) for prompt in prompts], n)
 
-    def completing(self) -> "TextEndpoint":
+    def completing(self) -> TextEndpoint:
         """The same server as a writer that goes on with texts, in place of answering turns."""
         return TextEndpoint(self)
 
@@ -450,50 +451,6 @@ class Endpoint:
             self._served_by = answer.served_by or self._served_by
 
 
-class TextEndpoint:
-    """An endpoint whose prompts are texts that the model goes on with."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
-
-    @property
-    def name(self) -> str:
-        """The model's name, as the server knows it."""
-        return self.endpoint.name
-
-    @property
-    def work(self) -> EndpointWork:
-        """What the server was asked so far, in whichever way."""
-        return self.endpoint.work
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash that is not the chat's."""
-        return content_hash(f"text {self.endpoint.fingerprint}")
-
-    def sample(
-        self,
-        prompts: Sequence[Any],
-        *,
-        n: int = 1,
-        max_new_tokens: int = 64,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        stop: Sequence[str] = (),
-        seed: int = 0,
-    ) -> list[list[Answer]]:
-        """`Endpoint.complete` under the words of `LanguageModel.sample`."""
-        return self.endpoint.complete(
-            prompts,
-            n=n,
-            max_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            stop=stop,
-            seed=seed,
-        )
-
-
 class _Question:
     """Messages, or a text to go on with, their settings, and the hash of both."""
 
@@ -532,3 +489,8 @@ def _most(question: _Question, count: int) -> Usage:
     turns = [{"content": asked}] if isinstance(asked, str) else asked
     text = sum(len(canonical(turn)) + _FRAME_TOKENS for turn in turns)
     return Usage(math.ceil(text), count * question.settings.max_tokens)
+
+
+def _stops(stop: str | Sequence[str]) -> tuple[str, ...]:
+    """One stop string or several."""
+    return (stop,) if isinstance(stop, str) else tuple(stop)
