@@ -161,14 +161,11 @@ class _Checker:
         from trueup.decoding.constraints import read_constraint
 
         text = _text(value, "reward")
-        is_constraint = False
-
-        def read() -> None:
-            nonlocal is_constraint
-            is_constraint = read_constraint(text) is not None
-
-        _checked(value, read)
-        return Source("", before=text) if is_constraint else self._judge(value, "reward")
+        try:
+            constraint = read_constraint(text)
+        except UserError as error:
+            raise value.error(str(error)) from error
+        return Source("", before=text) if constraint else self._judge(value, "reward")
 
     def _judge(self, value: Located, key: str) -> Source:
         """A reward or ranker as the command line takes it, paths relative to the recipe."""
